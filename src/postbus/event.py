@@ -1,0 +1,281 @@
+"""What an event is called: the `@event` mark, names, topics, keys, patterns, and events without a class.
+
+Owns the rules for names.  Knows nothing of bytes, transports or time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from .errors import CodecError, ConfigError, InvalidName, UnknownEvent
+
+__all__ = ["EventMark", "Pattern", "RawEvent", "event", "is_pattern", "key_text", "mark_of", "topic_of", "valid_name"]
+
+T = TypeVar("T")
+
+_MARK = "__postbus_event__"
+_NAME = re.compile(r"(?!-)[A-Za-z0-9_:-]+(?:\.[A-Za-z0-9_:-]+)*", re.ASCII)
+_NAME_LENGTH = 200
+_KEY_BYTES = 200
+
+
+def valid_name(text: object, what: str = "name") -> str:
+    """Return `text` if every transport can carry it as a name, topic, subscription or namespace.
+
+    Raises:
+        InvalidName: with the value, the rule and an example.
+    """
+    if isinstance(text, str) and len(text) <= _NAME_LENGTH and _NAME.fullmatch(text):
+        return text
+    shown = repr(text) if len(repr(text)) <= 80 else repr(text)[:77] + "..."
+    raise InvalidName(
+        f"{shown} is not a valid {what}: expected dotted segments of A-Z a-z 0-9 _ : - , at most {_NAME_LENGTH} "
+        f"characters, not starting with '-', such as 'orders.order.placed'"
+    )
+
+
+def topic_of(name: str) -> str:
+    """The default topic of a wire name: without its last segment, so that one aggregate's events share a log."""
+    head, dot, _ = name.rpartition(".")
+    return head if dot else name
+
+
+def key_text(value: object) -> str | None:
+    """Return an aggregate's id as key text; `None` means no key and no order.
+
+    Raises:
+        InvalidName: when it is empty, too long, not encodable, or of a type whose text is no stable identity.
+    """
+    match value:
+        case None:
+            return None
+        case Enum():
+            return key_text(value.value)
+        case str():
+            text = value
+        case bool():
+            raise InvalidName(f"{value!r} is not a valid key: expected text, int or UUID")
+        case int() | UUID():
+            text = str(value)
+        case _:
+            raise InvalidName(f"a key of type {type(value).__name__} is not valid: expected text, int or UUID")
+    if not text:
+        raise InvalidName("'' is not a valid key: expected some text, or None for no key")
+    if len(text) * 4 > _KEY_BYTES or not text.isascii():
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError as error:
+            raise InvalidName(f"{text[:40]!r} is not a valid key: it holds a lone surrogate") from error
+        if size > _KEY_BYTES:
+            raise InvalidName(f"a key of {size} bytes is too long: at most {_KEY_BYTES} bytes, {text[:40]!r}...")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class EventMark:
+    """What `@event` says of a class."""
+
+    name: str
+    topic: str
+    key: Callable[[Any], object] | None
+    version: int
+
+
+def event(
+    name: str, *, topic: str | None = None, key: str | Callable[[Any], object] | None = None, version: int = 1
+) -> Callable[[type[T]], type[T]]:
+    """Mark a class as an event: dataclass, msgspec.Struct, attrs class or pydantic model.
+
+    Args:
+        name: the stable wire name, `{context}.{aggregate}.{action}` in the past tense.
+        topic: the log it is appended to; default the name without its last segment.
+        key: an attribute name, or a callable on the event, that gives the aggregate's id.
+        version: grows with each incompatible change of the class; see upcasters.
+
+    The mark belongs to this class alone: a subclass needs its own.
+
+    Raises:
+        InvalidName: when `name` or `topic` is not valid.
+        ConfigError: when `version` or `key` is not usable.
+    """
+    valid_name(name, "event name")
+    if topic is not None:
+        valid_name(topic, "topic")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ConfigError(f"event {name!r} has version {version!r}: expected a whole number from 1")
+
+    def mark(cls: type[T]) -> type[T]:
+        if not isinstance(cls, type):
+            raise ConfigError(f"@event({name!r}) marks classes, and was given {cls!r}")
+        mark = EventMark(name, topic or topic_of(name), _key_getter(cls, name, key), version)
+        setattr(cls, _MARK, mark)
+        return cls
+
+    return mark
+
+
+def mark_of(event_type: type[Any]) -> EventMark:
+    """Return the class's own mark.
+
+    Raises:
+        UnknownEvent: when the class has none; the mark of a base class does not count.
+    """
+    mark = event_type.__dict__.get(_MARK)
+    if isinstance(mark, EventMark):
+        return mark
+    inherited = getattr(event_type, _MARK, None)
+    hint = f" (it inherits from {inherited.name!r}, and the mark is not inherited)" if inherited else ""
+    raise UnknownEvent(
+        f"{event_type.__qualname__} has no wire name{hint}: mark it with @event('orders.order.placed')"
+    )
+
+
+def _key_getter(
+    cls: type[Any], name: str, key: str | Callable[[Any], object] | None
+) -> Callable[[Any], object] | None:
+    if key is None or callable(key):
+        return key
+    if not isinstance(key, str) or not key.isidentifier():
+        raise ConfigError(f"event {name!r} has key={key!r}: expected an attribute name or a callable")
+    fields = _field_names(cls)
+    if fields and key not in fields and not hasattr(cls, key):
+        raise ConfigError(f"event {name!r} has key={key!r}, but {cls.__qualname__} has only {', '.join(fields)}")
+    return _Attribute(key)
+
+
+class _Attribute:
+    """`operator.attrgetter` without its dots, and with a repr that names the attribute."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, event: object) -> object:
+        return getattr(event, self.name)
+
+    def __repr__(self) -> str:
+        return f"attribute {self.name!r}"
+
+
+def _field_names(cls: type[Any]) -> tuple[str, ...]:
+    for attribute in ("__struct_fields__", "__dataclass_fields__", "model_fields"):
+        fields = getattr(cls, attribute, None)
+        if fields:
+            return tuple(fields)
+    return tuple(getattr(field, "name", "") for field in getattr(cls, "__attrs_attrs__", ()))
+
+
+def is_pattern(text: str) -> bool:
+    """Whether `text` has a wildcard, and so names a set of events."""
+    return "*" in text or ">" in text
+
+
+class Pattern:
+    """A set of names: `*` stands for one segment, a last `>` for one or more."""
+
+    __slots__ = ("_regex", "text")
+
+    def __init__(self, text: str) -> None:
+        """Raises InvalidName when a wildcard shares a segment, or `>` is not last."""
+        segments = text.split(".")
+        for place, segment in enumerate(segments):
+            if segment == "*" or (segment == ">" and place == len(segments) - 1):
+                continue
+            if is_pattern(segment):
+                raise InvalidName(
+                    f"{text!r} is not a valid pattern: '*' stands for one whole segment and '>' for the rest, "
+                    f"as in 'orders.*' or 'orders.>'"
+                )
+            valid_name(segment, "pattern")
+        self.text = text
+        parts = [r"[^.]+" if s == "*" else r".+" if s == ">" else re.escape(s) for s in segments]
+        self._regex = re.compile(r"\.".join(parts), re.ASCII)
+
+    def matches(self, name: str) -> bool:
+        """Whether `name` belongs to the set."""
+        return self._regex.fullmatch(name) is not None
+
+    def __repr__(self) -> str:
+        return f"Pattern({self.text!r})"
+
+
+class RawEvent:
+    """An event without a class, for producers and consumers that share only a name.
+
+    Attributes:
+        name: the wire name.
+        payload: plain data: None, bool, int, float, str, bytes, datetime, UUID, Decimal, lists and dicts.
+        key: the aggregate's id, or None.
+    """
+
+    __slots__ = ("key", "name", "payload")
+
+    def __init__(self, name: str, payload: object = None, *, key: object = None) -> None:
+        """Make a raw event; the payload is turned into plain data at once, so a bad one fails here.
+
+        Raises:
+            InvalidName: when `name` or `key` is not valid.
+            CodecError: when the payload cannot be encoded.
+        """
+        self.name = valid_name(name, "event name")
+        self.key = key_text(key)
+        self.payload = _plain(name, payload)
+
+    @classmethod
+    def received(cls, name: str, payload: object, key: str | None) -> RawEvent:
+        """Return a raw event from what a transport delivered, which was checked when it was sealed."""
+        raw = cls.__new__(cls)
+        raw.name, raw.payload, raw.key = name, payload, key
+        return raw
+
+    def decode(self, into: type[T]) -> T:
+        """Return the payload as `into`; an empty payload gives `into()` where that is allowed.
+
+        Raises:
+            CodecError: when it does not fit, naming the event and the field.
+        """
+        try:
+            if self.payload is None:
+                return into()
+            validate = getattr(into, "model_validate", None)
+            if validate is not None:
+                return validate(self.payload)  # type: ignore[no-any-return]
+            return msgspec.convert(self.payload, into, strict=False)
+        except (TypeError, ValueError) as error:  # msgspec.ValidationError and pydantic's are ValueErrors
+            raise CodecError(f"event {self.name!r} does not decode into {into.__qualname__}: {error}") from error
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RawEvent):
+            return NotImplemented
+        return (self.name, self.key, self.payload) == (other.name, other.key, other.payload)
+
+    __hash__ = None  # type: ignore[assignment]  # the payload may hold lists and dicts
+
+    def __repr__(self) -> str:
+        return f"RawEvent({self.name!r}, {self.payload!r}, key={self.key!r})"
+
+
+# Kept as they are; datetime, UUID and Decimal become text at once, so that a payload is the same on every transport.
+_NATIVE = (bytes,)
+
+
+def _plain(name: str, payload: object) -> object:
+    dump = getattr(payload, "model_dump", None)
+    if dump is not None and not isinstance(payload, Mapping):
+        payload = dump()
+    try:
+        data = msgspec.to_builtins(payload, builtin_types=_NATIVE)
+        msgspec.msgpack.encode(data)  # finds what only bytes show: lone surrogates, integers beyond 64 bits
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise CodecError(f"the payload of event {name!r} cannot be encoded: {error}") from error
+    return data
+
+
