@@ -28,8 +28,8 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's own clock."""
 
-    time = staticmethod(time.time)
     monotonic = staticmethod(time.monotonic)
+    time = staticmethod(time.time)
 
 
 def seconds(span: Span, what: str, *, least: float = 0.0) -> float:

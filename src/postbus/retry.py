@@ -65,11 +65,10 @@ class Retry:
 
     def judge(self, error: BaseException, *, attempt: int, luck: float, redact: Redact = redacted) -> Outcome:
         """Return what becomes of a delivery whose attempt number `attempt` ended with `error`."""
-        match error:
-            case Reject():
-                return Bury(error.reason, describe(error, redact))
-            case Snooze():
-                return Requeue(error.seconds)
+        if isinstance(error, Reject):
+            return Bury(error.reason, describe(error, redact))
+        if isinstance(error, Snooze):
+            return Requeue(error.seconds)
         failure = describe(error, redact)
         if isinstance(error, self.give_up_on) or not (self.retry_on is None or isinstance(error, self.retry_on)):
             return Bury(f"not retried: {failure.error}", failure)
