@@ -1,0 +1,1 @@
+"""Raw loops: the same encode, the same statements without checks, the same no-op subscriber.  Ceilings, not goals."""

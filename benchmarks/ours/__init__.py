@@ -1,0 +1,1 @@
+"""postbus itself, through its public API only."""

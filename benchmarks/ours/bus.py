@@ -1,0 +1,54 @@
+"""The buses that the contenders share, and how to wait until nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+
+from postbus import Bus
+
+from ..load import OrderPlaced, order
+
+__all__ = ["SUBSCRIPTION", "Count", "fill", "receipts", "settled"]
+
+SUBSCRIPTION = "receipts"
+CONCURRENCY = 100
+_BATCH = 1000
+
+
+class Count:
+    """A subscriber that counts, and says when it has seen enough."""
+
+    def __init__(self, enough: int) -> None:
+        self.seen = 0
+        self.enough = enough
+        self.reached = asyncio.Event()
+
+    async def receipt(self, event: OrderPlaced) -> None:
+        """Handle one event."""
+        self.seen += 1
+        if self.seen == self.enough:
+            self.reached.set()
+
+
+async def no_op(event: OrderPlaced) -> None:
+    """The subscriber that raw loops await too."""
+
+
+def receipts(url: str, count: Count | None = None) -> Bus:
+    """A bus with one coroutine subscriber, which counts if asked to."""
+    bus = Bus(url, concurrency=CONCURRENCY)
+    bus.add_subscriber(count.receipt if count else no_op, OrderPlaced, name=SUBSCRIPTION, concurrency=CONCURRENCY)
+    return bus
+
+
+async def fill(url: str, events: int) -> None:
+    """Store that many events for a worker to come."""
+    async with receipts(url) as bus:
+        for first in range(0, events, _BATCH):
+            await bus.publish_many([order(number) for number in range(first, min(first + _BATCH, events))])
+
+
+async def settled(bus: Bus) -> None:
+    """Wait until everything published is handled and settled."""
+    while any(stats.backlog or stats.in_flight for stats in await bus.stats()):
+        await asyncio.sleep(0.001)
