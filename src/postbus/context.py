@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
@@ -19,9 +19,11 @@ T = TypeVar("T")
 class Publishes(Protocol):
     """What a context publishes with: the bus."""
 
-    async def publish(self, event: object, **options: Any) -> Envelope: ...
+    @property
+    def publish(self) -> Callable[..., Awaitable[Envelope]]: ...
 
-    def publish_sync(self, event: object, **options: Any) -> Envelope: ...
+    @property
+    def publish_sync(self) -> Callable[..., Envelope]: ...
 
 
 class Context:
@@ -60,10 +62,11 @@ class Context:
         Raises:
             ConfigError: when there is no transaction, or it is of another type.
         """
-        if isinstance(self.tx, kind):
-            return self.tx
-        held = "no transaction" if self.tx is None else f"a {type(self.tx).__name__}"
-        raise ConfigError(f"the handler of {self.name} asks for a {kind.__name__}, and runs in {held}: pass it as within=")
+        for held in (self.tx, getattr(self.tx, "connection", None)):
+            if isinstance(held, kind):
+                return held
+        found = "no transaction" if self.tx is None else f"a {type(self.tx).__name__}"
+        raise ConfigError(f"the handler of {self.name} asks for a {kind.__name__}, and runs in {found}: pass it as within=")
 
     async def publish(self, event: object, **options: Any) -> Envelope:
         """Publish as a consequence of this event: correlation and causation ids are carried on, and the

@@ -129,6 +129,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
         error: the last failure with its traceback, redacted; empty when there was none.
         buried_at: aware, UTC.
         failure: the last failure in parts, or None.
+        event: the event itself, where the transport passes objects; else None.
     """
 
     id: UUID
@@ -139,3 +140,4 @@ class DeadLetter(msgspec.Struct, frozen=True):
     error: str
     buried_at: datetime
     failure: Failure | None = None
+    event: object = None

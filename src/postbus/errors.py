@@ -8,7 +8,8 @@
       UnknownSubscription      a subscription that the transport does not hold
       CodecError               a payload that cannot be encoded or decoded
       Closed                   the bus or transport is not open
-      TransportError           the server cannot be reached, or answered with an error
+      TransportError           the server cannot be reached, or answered with an error; trying again may help
+        TransportBroken        this process cannot go on with it
       PublishFailed            nothing was stored
         TransportFull          nothing was stored, because there is no room
         TooLarge               nothing was stored, because the event is over the limit
@@ -31,6 +32,7 @@ __all__ = [
     "PublishFailed",
     "PublishUnknown",
     "TooLarge",
+    "TransportBroken",
     "TransportError",
     "TransportFull",
     "UnknownEvent",
@@ -72,6 +74,10 @@ class Closed(PostbusError):
 
 class TransportError(PostbusError):
     """The transport's server or file cannot be reached, or refused the request."""
+
+
+class TransportBroken(TransportError):
+    """This process cannot go on with the transport: its file was replaced, or its schema is newer than this program."""
 
 
 class PublishFailed(PostbusError):

@@ -313,7 +313,8 @@ class Router:
         """Two classes with one wire name would decode each other's events."""
         for parent in self._parents:
             parent._check_types(interest)
-        for known in (*self._all_handlers(), *self._all_subscribers()):
+        declared: list[Handler | Subscriber] = [*self._all_handlers(), *self._all_subscribers()]
+        for known in declared:
             for name, event_type in interest.types.items():
                 other = known.interest.types.get(name, event_type)
                 if other is not event_type:

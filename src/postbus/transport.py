@@ -408,11 +408,13 @@ class StoredEvent:
         cursor: pass it as `after=` to get what comes behind.
         states: subscription name to 'ready', 'waiting' (behind its key), 'scheduled', 'retrying', 'running' or 'dead'.
             A subscription that is done with it does not appear.
+        event: the event itself, where the transport passes objects; else None.
     """
 
     envelope: Envelope
     cursor: str
     states: dict[str, str] = field(default_factory=dict)
+    event: object = None
 
 
 @runtime_checkable

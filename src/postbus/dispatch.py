@@ -1,0 +1,204 @@
+"""One delivery in, one outcome out.  Catches whatever a subscriber raises; never touches a transport."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import types
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from contextvars import copy_context
+from typing import Any, Final, Literal
+
+from .catalog import Catalog
+from .clock import Clock
+from .context import DeliveryContext, Publishes
+from .delivery import Ack, Bury, Delivery, Failure, Outcome, Release, Requeue
+from .envelope import OBJECT
+from .errors import CodecError, TooLarge, UnknownEvent
+from .failure import Redact, describe, one_line, redacted
+from .middleware import AroundDelivery, wrapped
+from .subscription import Subscriber
+from .threads import Threads
+
+__all__ = ["Dispatch", "Run"]
+
+ACK: Final = Ack()
+RELEASE: Final = Release()
+
+# An unknown event is offered again this often, until `unknown_after` has passed.
+_UNKNOWN_WAIT = 5.0
+_UNKNOWN_KNOWN = 10_000
+
+
+class Run:
+    """One run of a subscriber, as the worker and the dispatch both see it.
+
+    Attributes:
+        delivery: what is run.
+        deadline: when its time is up, on the monotonic clock.
+        cause: why the worker cancelled it, if it did.
+        thread: the future of its thread, if it runs in one.
+    """
+
+    __slots__ = ("cause", "deadline", "delivery", "thread")
+
+    def __init__(self, delivery: Delivery, deadline: float) -> None:
+        self.delivery = delivery
+        self.deadline = deadline
+        self.cause: Literal["timeout", "shutdown", "closed"] | None = None
+        self.thread: asyncio.Future[Any] | None = None
+
+    @property
+    def outlived(self) -> bool:
+        """Its thread runs on although nobody waits for it any more."""
+        return self.thread is not None and not self.thread.done()
+
+
+class Dispatch:
+    """Runs one subscriber's deliveries."""
+
+    def __init__(
+        self,
+        subscriber: Subscriber,
+        *,
+        catalog: Catalog,
+        bus: Publishes,
+        middleware: Sequence[AroundDelivery],
+        clock: Clock,
+        luck: Callable[[], float],
+        threads: Threads,
+        unknown_after: float,
+        redact: Redact = redacted,
+    ) -> None:
+        self.subscriber = subscriber
+        self._fn = subscriber.fn
+        self._in_loop = subscriber.signature.is_async
+        self._wants_context = subscriber.signature.wants_context
+        self._attempts = subscriber.retry.attempts
+        self._catalog = catalog
+        self._bus = bus
+        self._around = tuple(middleware)
+        self._clock = clock
+        self._luck = luck
+        self._threads = threads
+        self._unknown_after = unknown_after
+        self._redact = redact
+        self._first_seen: dict[bytes, float] = {}
+        # Classes whose objects reach the subscriber as they are, where the transport passes objects.
+        self._passed = frozenset(subscriber.interest.types.values())
+        self._simple = self._in_loop and not self._wants_context and not self._around
+
+    async def run(self, run: Run) -> Outcome:
+        """Run the subscriber with one delivery and return what becomes of it."""
+        delivery = run.delivery
+        if delivery.attempt > self._attempts or delivery.envelope.expires_micros is not None:
+            early = self._early(delivery)
+            if early is not None:
+                return early
+        try:
+            event = delivery.event
+            if event is None or type(event) not in self._passed:
+                event = self._open(delivery)
+        except UnknownEvent as error:
+            return self._unknown(delivery, error)
+        except (CodecError, TooLarge) as error:
+            return Bury(f"undecodable: {one_line(str(error))}", describe(error, self._redact))
+        try:
+            if self._simple:
+                await _in_fresh_context(self._fn(event), run)
+            else:
+                await _in_fresh_context(self._steps(run, event), run)
+        except BaseException as error:  # noqa: BLE001 - the boundary: whatever it raises is one failed attempt
+            return self._judge(error, run)
+        return ACK if run.cause is None else self._judge(asyncio.CancelledError(), run)
+
+    async def _steps(self, run: Run, event: object) -> None:
+        context = DeliveryContext(run.delivery, run.deadline, self._bus)
+        if self._around:
+            await wrapped(self._around, event, context, lambda: self._call(run, event, context))
+        else:
+            await self._call(run, event, context)
+
+    async def _call(self, run: Run, event: object, context: DeliveryContext) -> None:
+        arguments = (event, context) if self._wants_context else (event,)
+        if self._in_loop:
+            await self._fn(*arguments)
+            return
+        inside = copy_context()
+        run.thread = self._threads.run(lambda: inside.run(self._fn, *arguments))
+        result = await asyncio.shield(run.thread)  # cancelling the wait must not pretend that the thread has ended
+        if inspect.isawaitable(result):
+            await result
+
+    # -- before
+
+    def _early(self, delivery: Delivery) -> Outcome | None:
+        """What needs no run: its attempts went with the workers it killed, or it is too late."""
+        if delivery.attempt > self._attempts:
+            spent = f"its worker died {delivery.attempt - 1} times while running it alone"
+            return Bury("attempts spent", Failure("postbus.WorkerDied", spent))
+        expires = delivery.envelope.expires_micros
+        if expires is not None and self._clock.time() * 1e6 >= expires:
+            return Bury("expired")
+        return None
+
+    def _open(self, delivery: Delivery) -> object:
+        envelope = delivery.envelope
+        wanted = self.subscriber.interest.type_for(envelope.name)
+        if wanted is None:
+            raise UnknownEvent(f"{self.subscriber.label} does not take {envelope.name}")
+        if envelope.format == OBJECT and isinstance(delivery.event, wanted):
+            return delivery.event
+        if envelope.format == OBJECT:
+            envelope = self._catalog.sealed(envelope, delivery.event)
+        return self._catalog.open(envelope, wanted)
+
+    def _unknown(self, delivery: Delivery, error: UnknownEvent) -> Outcome:
+        """A newer worker may know it: hand it back for a while, then keep it dead."""
+        now = self._clock.monotonic()
+        first = self._first_seen.setdefault(delivery.envelope.id_bytes, now)
+        if len(self._first_seen) > _UNKNOWN_KNOWN:
+            del self._first_seen[next(iter(self._first_seen))]
+        left = first + self._unknown_after - now
+        if left > 0:
+            return Requeue(min(left, _UNKNOWN_WAIT))
+        self._first_seen.pop(delivery.envelope.id_bytes, None)
+        return Bury(f"unknown event: {one_line(str(error))}", describe(error, self._redact))
+
+    # -- after
+
+    def _judge(self, error: BaseException, run: Run) -> Outcome:
+        match run.cause:
+            case "closed":  # the loop is being torn down: not ours to answer
+                raise error
+            case "shutdown":
+                return RELEASE
+            case "timeout":
+                error = TimeoutError(f"ran longer than its timeout of {self.subscriber.timeout:g} s")
+            case None:
+                pass
+        return self.subscriber.retry.judge(
+            error, attempt=run.delivery.attempt, luck=self._luck(), redact=self._redact
+        )
+
+
+@types.coroutine
+def _in_fresh_context(coroutine: Coroutine[Any, Any, object], run: Run) -> Generator[Any, Any, object]:
+    """Drive a coroutine in a copy of the context, without a task of its own: what it sets, no other delivery sees."""
+    inside = copy_context().run
+    error: BaseException | None = None
+    sent: Any = None
+    while True:
+        try:
+            waiting = inside(coroutine.send, sent) if error is None else inside(coroutine.throw, error)
+        except StopIteration as stop:
+            return stop.value
+        error = None
+        try:
+            sent = yield waiting
+        except GeneratorExit:
+            run.cause = "closed"
+            inside(coroutine.close)
+            raise
+        except BaseException as thrown:  # noqa: BLE001 - passed on to where it belongs
+            error = thrown

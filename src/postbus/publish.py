@@ -1,0 +1,365 @@
+"""The first half of the road: seal, run the handlers, append.  One way for sync and async, nested and transactional."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from .catalog import Catalog
+from .clock import Clock, Span, seconds
+from .context import Context, Publishes
+from .courier import Courier
+from .envelope import Envelope, checked_headers
+from .errors import ConfigError, PostbusError, PublishFailed, PublishUnknown, TransportError, TransportFull
+from .event import key_text
+from .local import Handlers
+from .middleware import AroundPublish, Publishing, entered
+from .observe import Counters, Fact, Published
+from .transaction import After, Transaction, connection_of
+from .transport import Append, Duplicate, Enlisting, Immediate, Outgoing, Refused, Stored, Transport, Unknown
+
+__all__ = ["Options", "Publisher"]
+
+# Publishes inside handlers of publishes inside handlers: deeper than this is a circle.
+_DEPTH = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The options of one publish; see `Bus.publish`."""
+
+    key: object = None
+    id: UUID | None = None
+    headers: Mapping[str, str] | None = None
+    delay: Span | None = None
+    at: datetime | None = None
+    expires: Span | datetime | None = None
+    within: Any = None
+
+
+NO_OPTIONS = Options()
+
+
+class _Gathering:
+    """One publish while its handlers run: what it will send, and what the publishes inside its handlers add to that."""
+
+    __slots__ = ("after", "depth", "items", "open", "owner", "within")
+
+    def __init__(self, owner: Publisher, within: Any, depth: int) -> None:
+        self.owner = owner
+        self.within = within
+        self.depth = depth
+        self.items: list[Outgoing] = []
+        self.after: list[After] = []
+        self.open = True
+
+
+_gathering: ContextVar[_Gathering | None] = ContextVar("postbus_gathering", default=None)
+
+
+class Publisher:
+    """Publishes for one bus.  Thread-safe; awaits nothing but handlers and the append."""
+
+    def __init__(
+        self,
+        bus: Publishes,
+        *,
+        catalog: Catalog,
+        handlers: Handlers,
+        counters: Counters,
+        clock: Clock,
+        middleware: Sequence[AroundPublish],
+        timeout: float,
+        require_subscription: bool,
+    ) -> None:
+        self._bus = bus
+        self._catalog = catalog
+        self._handlers = handlers
+        self._counters = counters
+        self._clock = clock
+        self._middleware = tuple(middleware)
+        self._timeout = timeout
+        self._require = require_subscription
+        self._courier: Courier | None = None
+        self.observers: tuple[Callable[[Fact], None], ...] = ()
+
+    def forget_loop(self) -> None:
+        """The event loop of before is not this process's."""
+        self._courier = None
+
+    # -- the road, asynchronous
+
+    async def publish(self, transport: Transport, event: object, options: Options) -> Envelope:
+        """Publish one event; see `Bus.publish`."""
+        if options is NO_OPTIONS and not self._middleware and _gathering.get() is None:
+            route = self._handlers.route(event)
+            if not route.before and not route.after:  # nothing but seal and append
+                item = self._seal_plain(event)
+                await self._append(transport, (item,), None)
+                return item.envelope
+        return (await self.publish_many(transport, (event,), options))[0]
+
+    async def publish_many(self, transport: Transport, events: Sequence[object], options: Options) -> list[Envelope]:
+        """Publish several events as one batch."""
+        publishing, around = self._around(events, options)
+        with around:
+            outer = self._outer(options.within)
+            mine = self._gather(outer, options.within)
+            sealed = self._sealed(events, options, publishing, mine.within)
+            token = _gathering.set(mine)
+            try:
+                for event, item in sealed:
+                    self._take(mine, event, item)
+                    await self._handlers.call(event, self._contexts(item.envelope, mine.within))
+            finally:
+                mine.open = False
+                _gathering.reset(token)
+            if not _joined(outer, mine):
+                await self._append(transport, mine.items, mine.within)
+                if self._sent(mine):
+                    await self.run_after(mine.after)
+        return [item.envelope for _, item in sealed]
+
+    async def _append(self, transport: Transport, items: Sequence[Outgoing], within: Any) -> None:
+        if within is not None:
+            results = self._append_within(transport, items, within)
+        elif transport.traits.coalesce or not isinstance(transport, Immediate):
+            results = await self._send(transport, items)
+        else:
+            results = transport.append_now(items, 0)
+            full = [n for n, r in enumerate(results) if isinstance(r, Refused) and isinstance(r.error, TransportFull)]
+            if full:  # wait for room, with those that found none
+                waited = await self._send(transport, [items[n] for n in full])
+                results = list(results)
+                for n, result in zip(full, waited, strict=True):
+                    results[n] = result
+        self._judge(items, results)
+
+    async def _send(self, transport: Transport, items: Sequence[Outgoing]) -> Sequence[Append]:
+        loop = asyncio.get_running_loop()
+        if self._courier is None or self._courier.loop is not loop:
+            self._courier = Courier(transport, self._timeout, loop)
+        try:
+            return await self._courier.send(items)
+        except TransportError as error:
+            raise PublishFailed(f"the transport cannot be reached: {error}") from error
+
+    # -- the road, on the caller's thread
+
+    def publish_sync(
+        self, transport: Transport, events: Sequence[object], options: Options, send: Callable[..., Sequence[Append]]
+    ) -> list[Envelope]:
+        """Publish on this thread; `send` carries items to a transport that needs an event loop."""
+        if options is NO_OPTIONS and len(events) == 1 and not self._middleware and _gathering.get() is None:
+            route = self._handlers.route(events[0])
+            if not route.before and not route.after:
+                item = self._seal_plain(events[0])
+                self._append_sync(transport, (item,), None, send)
+                return [item.envelope]
+        publishing, around = self._around(events, options)
+        with around:
+            outer = self._outer(options.within)
+            mine = self._gather(outer, options.within)
+            sealed = self._sealed(events, options, publishing, mine.within)
+            for event, _ in sealed:
+                self._handlers.route(event).refuse_async("bus.publish(...)")
+            token = _gathering.set(mine)
+            try:
+                for event, item in sealed:
+                    self._take(mine, event, item)
+                    contexts = self._contexts(item.envelope, mine.within)
+                    self._handlers.call_sync(event, lambda *_, c=contexts: c, None, "bus.publish(...)")
+            finally:
+                mine.open = False
+                _gathering.reset(token)
+            if not _joined(outer, mine):
+                self._append_sync(transport, mine.items, mine.within, send)
+                if self._sent(mine):
+                    self.run_after_sync(mine.after)
+        return [item.envelope for _, item in sealed]
+
+    def _append_sync(
+        self, transport: Transport, items: Sequence[Outgoing], within: Any, send: Callable[..., Sequence[Append]]
+    ) -> None:
+        if within is not None:
+            results = self._append_within(transport, items, within)
+        elif isinstance(transport, Immediate):
+            results = transport.append_now(items, self._timeout)
+        else:
+            results = send(self._send(transport, items))
+        self._judge(items, results)
+
+    # -- both
+
+    def _around(
+        self, events: Sequence[object], options: Options
+    ) -> tuple[Publishing | None, AbstractContextManager[None]]:
+        if not self._middleware:
+            return None, nullcontext()
+        publishing = Publishing(events[0] if len(events) == 1 else tuple(events), dict(options.headers or {}))
+        return publishing, entered(self._middleware, publishing)
+
+    def _outer(self, within: Any) -> _Gathering | None:
+        """The publish whose handler we are in, if this one is to be part of it."""
+        outer = _gathering.get()
+        if outer is None or outer.owner is not self or not outer.open or within not in (None, outer.within):
+            return None
+        if outer.depth >= _DEPTH:
+            raise PublishFailed(
+                f"publishes nested more than {_DEPTH} deep: a handler publishes what leads back to itself; make the "
+                f"reaction a subscriber, which runs after this publish"
+            )
+        return outer
+
+    def _gather(self, outer: _Gathering | None, within: Any) -> _Gathering:
+        return _Gathering(self, within, 0) if outer is None else _Gathering(self, outer.within, outer.depth + 1)
+
+    def _take(self, mine: _Gathering, event: object, item: Outgoing) -> None:
+        mine.items.append(item)
+        if self._handlers.route(event).after:
+            mine.after.append((event, item.envelope))
+
+    def _sent(self, mine: _Gathering) -> bool:
+        """Whether after-commit handlers may run now; in a transaction they wait for its commit."""
+        if isinstance(mine.within, Transaction):
+            for event, envelope in mine.after:
+                mine.within.follow(event, envelope)
+        return mine.within is None
+
+    async def run_after(self, after: Sequence[After]) -> None:
+        """Run the after-commit handlers of events that are stored."""
+        for event, envelope in after:
+            await self._handlers.after(event, self._contexts(envelope, None))
+
+    def run_after_sync(self, after: Sequence[After]) -> None:
+        """As `run_after`, on this thread."""
+        for event, envelope in after:
+            self._handlers.after_sync(event, self._contexts(envelope, None))
+
+    def _contexts(self, envelope: Envelope, within: Any) -> Callable[[], Context]:
+        return lambda: Context(envelope, within, self._bus)
+
+    def contexts_of(self, event: object, within: Any) -> Callable[[], Context]:
+        """Contexts for handlers of an event that is not published: sealed only if one asks."""
+        return lambda: Context(self._seal_plain(event).envelope, within, self._bus)
+
+    def _append_within(self, transport: Transport, items: Sequence[Outgoing], within: Any) -> Sequence[Append]:
+        connection = connection_of(within)
+        if not isinstance(transport, Enlisting) or not transport.enlists(connection):
+            raise ConfigError(
+                f"{transport.traits.name}:// cannot publish within a {type(connection).__qualname__}: its tables are "
+                f"not in that database"
+            )
+        return transport.append_within(connection, items)
+
+    def _judge(self, items: Sequence[Outgoing], results: Sequence[Append]) -> None:
+        """Count what became of a batch, and raise if not all of it is stored."""
+        errors: list[PostbusError | None] = []
+        failed: PostbusError | None = None
+        for item, result in zip(items, results, strict=True):
+            error: PostbusError | None = None
+            match result:
+                case Stored(routes):
+                    self._counters.published += 1
+                    if routes == 0:
+                        self._counters.unrouted += 1
+                    for observe in self.observers:
+                        observe(Published(item.envelope, routes))
+                case Duplicate():
+                    self._counters.duplicates += 1
+                case Refused(error):
+                    self._counters.refused += 1
+                case Unknown(error):
+                    self._counters.unknown += 1
+            errors.append(error)
+            if error is not None and (failed is None or isinstance(error, PublishUnknown)):
+                failed = error
+        if failed is None:
+            return
+        if len(errors) == 1:
+            raise failed
+        stored = errors.count(None)
+        text = f"{stored} of {len(errors)} events were stored; the first error: {failed}"
+        kind = PublishUnknown if isinstance(failed, PublishUnknown) else PublishFailed
+        raise kind(text, errors) from failed
+
+    # -- sealing
+
+    def _seal_plain(self, event: object) -> Outgoing:
+        catalog = self._catalog
+        envelope = catalog.seal(event, micros=int(self._clock.time() * 1e6))
+        return Outgoing(envelope, event if catalog.objects else None, 0.0, self._require)
+
+    def _sealed(
+        self, events: Sequence[object], options: Options, publishing: Publishing | None, within: Any
+    ) -> list[tuple[object, Outgoing]]:
+        """Seal them all before anything else happens, so that a bad one fails without side effects."""
+        if options.id is not None and len(events) > 1:
+            raise ConfigError("id= names one event: publish several without it, or one by one")
+        now = self._clock.time()
+        delay = self._delay(options, now)
+        expires = self._expires(options, now)
+        headers = checked_headers(options.headers if publishing is None else publishing.headers)
+        event_id = options.id
+        if event_id is not None and not isinstance(event_id, UUID):
+            raise ConfigError(f"id={event_id!r}: expected a uuid.UUID")
+        key = key_text(options.key)
+        micros = int(now * 1e6)
+        sealed: list[tuple[object, Outgoing]] = []
+        for event in events:
+            envelope = self._catalog.seal(
+                event, key=key, id=event_id, headers=headers, micros=micros, expires_micros=expires
+            )
+            carried = event if self._catalog.objects else None
+            sealed.append((event, Outgoing(envelope, carried, delay, self._require)))
+        self._check_within(sealed, within)
+        return sealed
+
+    def _check_within(self, sealed: Sequence[tuple[object, Outgoing]], within: Any) -> None:
+        if within is None or isinstance(within, Transaction):
+            return
+        for event, item in sealed:
+            if after := self._handlers.route(event).after:
+                raise ConfigError(
+                    f"{after[0].label} runs after the commit of {item.envelope.name}, and a raw "
+                    f"{type(within).__qualname__} does not say when that is: use `with bus.transaction(connection) as tx` "
+                    f"and publish(..., within=tx)"
+                )
+
+    def _delay(self, options: Options, now: float) -> float:
+        if options.at is None:
+            return 0.0 if options.delay is None else seconds(options.delay, "delay")
+        if options.delay is not None:
+            raise ConfigError("publish() takes delay= or at=, not both")
+        return max(0.0, _instant(options.at, "at") - now)
+
+    def _expires(self, options: Options, now: float) -> int | None:
+        expires = options.expires
+        if expires is None:
+            return None
+        at = _instant(expires, "expires") if isinstance(expires, datetime) else now + seconds(expires, "expires")
+        return int(at * 1e6)
+
+
+def _instant(at: datetime, what: str) -> float:
+    if not isinstance(at, datetime) or at.tzinfo is None:
+        raise ConfigError(f"{what}={at!r}: expected an aware datetime, such as datetime.now(UTC) + {timedelta(hours=1)!r}")
+    return at.timestamp()
+
+
+def _joined(outer: _Gathering | None, mine: _Gathering) -> bool:
+    """Hand what gathered to the outer publish, so that it is sent only if that one succeeds.
+
+    Not possible when the outer one has left already: we were a task that its handler started and did not await.
+    """
+    if outer is None or not outer.open:
+        return False
+    outer.items.extend(mine.items)
+    outer.after.extend(mine.after)
+    return True
