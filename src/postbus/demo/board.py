@@ -1,0 +1,104 @@
+"""The departure board, and the list of what was accepted: two tables that change in the transaction of the publish."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from postbus import Envelope
+
+from .events import FlightArrived, FlightCancelled, FlightDelayed, FlightDeparted, FlightEvent, FlightScheduled
+
+__all__ = ["Accepted", "Airport", "accept", "accepted", "airports", "create", "legs", "open_board", "show"]
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS demo_board (leg TEXT PRIMARY KEY, airport TEXT, status TEXT, seats INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS demo_accepted (place INTEGER PRIMARY KEY, id TEXT, name TEXT, aircraft TEXT, flight TEXT);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """One event that `publish` returned for, in the order of publishing."""
+
+    id: UUID
+    name: str
+    aircraft: str | None
+    flight: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Airport:
+    """One airport's line of the board."""
+
+    code: str
+    waiting: int = 0
+    delayed: int = 0
+    departed: int = 0
+    arrived: int = 0
+    cancelled: int = 0
+
+
+def open_board(path: Path) -> sqlite3.Connection:
+    """Open the board's database, for transactions that the caller begins."""
+    connection = sqlite3.connect(path, timeout=30, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    return connection
+
+
+def create(connection: sqlite3.Connection) -> None:
+    """Make the tables."""
+    connection.executescript(_TABLES)
+
+
+def show(connection: sqlite3.Connection, event: FlightEvent) -> None:
+    """Put what happened on the board."""
+    leg = event.leg
+    connection.execute(
+        "INSERT INTO demo_board VALUES (?, ?, ?, ?) ON CONFLICT (leg) DO UPDATE SET status = excluded.status",
+        (leg.id, leg.origin, _status(event), leg.seats),
+    )
+
+
+def _status(event: FlightEvent) -> str:
+    match event:
+        case FlightScheduled():
+            return "waiting"
+        case FlightDelayed():
+            return "delayed"
+        case FlightDeparted():
+            return "departed"
+        case FlightArrived():
+            return "arrived"
+        case FlightCancelled():
+            return "cancelled"
+
+
+def accept(connection: sqlite3.Connection, envelope: Envelope, flight: str) -> None:
+    """Note that an event was accepted."""
+    connection.execute(
+        "INSERT INTO demo_accepted (id, name, aircraft, flight) VALUES (?, ?, ?, ?)",
+        (str(envelope.id), envelope.name, envelope.key, flight),
+    )
+
+
+def accepted(connection: sqlite3.Connection) -> list[Accepted]:
+    """Everything that was accepted, in order."""
+    rows = connection.execute("SELECT id, name, aircraft, flight FROM demo_accepted ORDER BY place")
+    return [Accepted(UUID(id_text), name, aircraft, flight) for id_text, name, aircraft, flight in rows]
+
+
+def airports(connection: sqlite3.Connection) -> list[Airport]:
+    """The board as people read it, a line for each airport."""
+    counts: dict[str, dict[str, int]] = {"EWR": {}, "JFK": {}, "LGA": {}}
+    for code, status, number in connection.execute("SELECT airport, status, count(*) FROM demo_board GROUP BY 1, 2"):
+        counts.setdefault(code, {})[status] = number
+    return [Airport(code=code, **numbers) for code, numbers in sorted(counts.items())]
+
+
+def legs(connection: sqlite3.Connection, status: str) -> tuple[int, int]:
+    """How many flights have this status, and how many seats those have that are known."""
+    row = connection.execute("SELECT count(*), sum(seats) FROM demo_board WHERE status = ?", (status,)).fetchone()
+    return row[0], row[1] or 0

@@ -1,0 +1,289 @@
+"""Puts a run together, plays it, and reckons: everything that `postbus demo` does."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import os
+import shutil
+import signal
+import sqlite3
+import sys
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Protocol, TextIO
+from uuid import UUID, uuid4
+
+from postbus import Bus, ConfigError
+
+from . import board
+from .airport import DESKS, MEANT_FOR, bus_at
+from .announcer import Announcer
+from .crew import Crew, CrewFailed
+from .director import Director
+from .flights import read_flights, read_weather
+from .ledger import Evidence, Holding, Ledger, reckon
+from .outside import Outside
+from .place import VARIABLE, Place
+from .plain import Lines
+from .records import Reader
+from .report import as_json, as_text
+from .sight import Sight, strip_of
+from .stage import Stage, Stuck
+from .storm import happenings, window
+from .watch import Watch
+
+__all__ = ["DemoOptions", "run"]
+
+OK, FAILED, INTERRUPTED = 0, 1, 130
+STEPS = 64
+GRACE = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoOptions:
+    """How to run the demo.
+
+    Attributes:
+        seconds: how long the storm takes.
+        speed: seconds of the storm in one of ours; default whatever brings all four days into `seconds`.  Given
+            together with `seconds`, only as much of the storm is played as fits.
+        headless: lines of text instead of a screen; also when there is no terminal, or no rich.
+        url: the transport; default a SQLite file in a temporary folder.
+        keep: go on after the storm until Ctrl-C, and keep the folder.
+        json: print the ledger as JSON, and everything else to stderr.
+        seed: of the outside services' waiting times.
+        workers: how many worker processes.
+
+    Raises:
+        ConfigError: when a value makes no sense.
+    """
+
+    seconds: float = 50.0
+    speed: float | None = None
+    headless: bool = False
+    url: str | None = None
+    keep: bool = False
+    json: bool = False
+    seed: int = 2013
+    workers: int = 3
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.seconds <= 86_400:
+            raise ConfigError(f"seconds={self.seconds!r}: expected a number from 1 to 86400")
+        if self.speed is not None and not 1 <= self.speed <= 1e6:
+            raise ConfigError(f"speed={self.speed!r}: expected how often faster than life, from 1 to 1000000")
+        if not 1 <= self.workers <= 32:
+            raise ConfigError(f"workers={self.workers!r}: expected a whole number from 1 to 32")
+        if self.url is not None and self.url.startswith("memory:"):
+            raise ConfigError(
+                f"url={self.url!r} lives in one process, and the demo's workers are processes of their own"
+            )
+
+
+class _View(Protocol):
+    """Shows one sight after another."""
+
+    def show(self, sight: Sight) -> None: ...
+
+
+def run(options: DemoOptions, *, out: TextIO | None = None, err: TextIO | None = None) -> int:
+    """Run the demo; return 0 when its ledger adds up, 1 when it does not, 130 when it was interrupted and adds up."""
+    out, err = out or sys.stdout, err or sys.stderr
+    folder = Path(tempfile.mkdtemp(prefix="postbus-demo-"))
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = str(folder)  # for in-process handlers whose board is not in the bus's database
+    code = FAILED
+    try:
+        code = asyncio.run(_perform(options, folder, out, err))
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
+        if code == FAILED or options.keep:
+            print(f"\nThe board, the records and the workers' logs are in {folder}", file=err)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    return code
+
+
+async def _perform(options: DemoOptions, folder: Path, out: TextIO, err: TextIO) -> int:
+    told = happenings(read_flights())
+    pace = window(told, seconds=options.seconds, speed=options.speed)
+    async with _opened(options, folder) as (place, outside, bus, connection):
+        crew = Crew(folder, options.workers)
+        watch = Watch(bus, crew, Reader(place.records))
+        announcer = Announcer(bus, connection, enlists=place.enlists)
+        with _view(options, out, err) as view:
+            stage = Stage(
+                pace=pace,
+                told=told,
+                strip=strip_of(told, STEPS),
+                weather=read_weather(),
+                connection=connection,
+                announcer=announcer,
+                crew=crew,
+                outside=outside,
+                watch=watch,
+                show=view.show,
+                tries=lambda: _tries(folder, crew),
+            )
+            director = Director(
+                bus=bus,
+                crew=crew,
+                outside=outside,
+                announcer=announcer,
+                watch=watch,
+                lease=place.lease,
+                tell=stage.tell,
+            )
+            broken = await _play(stage, director, crew, options)
+        watch.read()
+        ledger = reckon(await _evidence(bus, connection, watch, announcer, outside))
+        if options.url is not None and ledger.adds_up and not options.keep:
+            await _leave_nothing(bus)
+    _report(options, ledger, broken, stage, out)
+    if broken or not ledger.adds_up:
+        return FAILED
+    return INTERRUPTED if stage.interrupted and not options.keep else OK
+
+
+@asynccontextmanager
+async def _opened(options: DemoOptions, folder: Path) -> AsyncIterator[tuple[Place, Outside, Bus, sqlite3.Connection]]:
+    """The folder, the outside services, the bus and the board."""
+    (folder / "records").mkdir()
+    outside = Outside(folder, options.seed)
+    try:
+        place = Place(
+            folder=folder,
+            url=options.url or f"sqlite:///{(folder / 'bus.db').as_posix()}",
+            namespace=f"demo-{uuid4().hex[:8]}" if options.url else "postbus",
+            port=outside.port(),
+        )
+        place.save()
+        async with bus_at(place) as bus:
+            connection = board.open_board(place.board)
+            try:
+                board.create(connection)
+                yield place, outside, bus, connection
+            finally:
+                connection.close()
+    finally:
+        outside.stop()
+
+
+async def _play(stage: Stage, director: Director, crew: Crew, options: DemoOptions) -> str | None:
+    """Play until the end or Ctrl-C; return what broke it off, if anything did."""
+    stage.tell(stage.greeting)
+    stage.tell(f"{options.workers} worker processes; 5 subscriptions, each with its own copy of every event it takes")
+    crew.start()
+    try:
+        with _interrupts(stage.interrupt):
+            await stage.play(director, stay=options.keep)
+    except (Stuck, CrewFailed) as error:
+        return str(error)
+    finally:
+        await crew.dismiss(GRACE)
+    return None
+
+
+async def _evidence(
+    bus: Bus, connection: sqlite3.Connection, watch: Watch, announcer: Announcer, outside: Outside
+) -> Evidence:
+    """Collect what everybody wrote down; the workers have ended."""
+    dead: dict[str, set[UUID]] = {name: set() for name in MEANT_FOR}
+    async for letter in bus.dead.each():
+        dead.setdefault(letter.subscription, set()).add(letter.envelope.id)
+    stored = await _stored(bus)
+    return Evidence(
+        published=board.accepted(connection),
+        withdrawn=announcer.withdrawn,
+        entries=watch.entries,
+        served=outside.served(),
+        holdings=[
+            Holding(subscription=name, meant_for=names, dead=dead[name], stored=stored[name], desk=DESKS.get(name))
+            for name, names in MEANT_FOR.items()
+        ],
+        killed=watch.killed,
+    )
+
+
+async def _stored(bus: Bus) -> dict[str, set[UUID]]:
+    """Which events each subscription is not done with, dead letters aside."""
+    stored: dict[str, set[UUID]] = {name: set() for name in MEANT_FOR}
+    after: str | None = None
+    while page := await bus.events.list(limit=500, after=after):
+        for event in page:
+            for name, state in event.states.items():
+                if state != "dead":
+                    stored.setdefault(name, set()).add(event.envelope.id)
+        after = page[-1].cursor
+    return stored
+
+
+async def _leave_nothing(bus: Bus) -> None:
+    """On a server that is not ours, what this run declared goes with it."""
+    for name in MEANT_FOR:
+        await bus.subscriptions.retire(name)
+
+
+def _report(options: DemoOptions, ledger: Ledger, broken: str | None, stage: Stage, out: TextIO) -> None:
+    if options.json:
+        print(as_json(ledger, broken=broken, seconds=round(stage.elapsed, 1)), file=out)
+        return
+    print(file=out)
+    print(as_text(ledger), file=out)
+    if broken:
+        print(f"\nIt was broken off: {broken}", file=out)
+
+
+def _tries(folder: Path, crew: Crew) -> tuple[str, ...]:
+    """Three things to do while it runs."""
+    victim = next((worker.pid for worker in reversed(crew.running())), None)
+    return (
+        f"to try in another terminal, after  export POSTBUS_DEMO={folder} POSTBUS_APP=postbus.demo.app:bus",
+        "  postbus status --watch           the same figures from outside",
+        f"  kill -9 {victim or 'PID'}".ljust(35) + "a worker dies, and nothing is lost",
+        "  postbus dead list                what was given up on, and why",
+    )
+
+
+@contextmanager
+def _view(options: DemoOptions, out: TextIO, err: TextIO) -> Iterator[_View]:
+    """The screen where there is one, else lines."""
+    where = err if options.json else out
+    if not options.headless and where.isatty() and importlib.util.find_spec("rich") is not None:
+        screen: AbstractContextManager[_View] = importlib.import_module("postbus.demo.screen").Screen(where)
+    else:
+        screen = Lines(where)
+    with screen as view:
+        yield view
+
+
+@contextmanager
+def _interrupts(stop: Callable[[], None]) -> Iterator[None]:
+    """Let the first Ctrl-C (or SIGTERM) end the run in order; the second one ends it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def first(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        loop.call_soon_threadsafe(stop)
+
+    for number in before:
+        signal.signal(number, first)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
