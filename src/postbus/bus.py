@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, TypeVar
 from uuid import UUID
+from weakref import WeakSet
 
 from .address import Address, Settings
 from .catalog import Catalog
@@ -40,6 +41,16 @@ T = TypeVar("T")
 
 # Transports that a fork left behind: closing them in the child would disturb the parent's connections.
 _abandoned: list[Transport] = []
+_buses: WeakSet[Bus] = WeakSet()
+
+
+def _forked() -> None:
+    """In a forked child no bus is ready, whatever it was in the parent."""
+    for bus in _buses:
+        bus._prompt = False
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class Bus(Router):
@@ -122,6 +133,9 @@ class Bus(Router):
             timeout=self._settings.publish_timeout,
             require_subscription=require_subscription,
         )
+        self._publisher.bind(self._transport)
+        # Open, declared, and in the process that opened it: a publish need not look any further.
+        self._prompt = False
         self._pid = os.getpid()
         self._opens = 0
         self._closed = False
@@ -130,6 +144,7 @@ class Bus(Router):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._portal: Portal | None = None
         self._observers: tuple[Observer, ...] = ()
+        _buses.add(self)
         self.dead = DeadLetters(self._ready, self._catalog)
         self.subscriptions = Subscriptions(self._ready)
         self.events = Events(self._ready, self._catalog)
@@ -202,6 +217,7 @@ class Bus(Router):
         self._opens -= 1
         if self._opens == 0:
             self._closed = True
+            self._prompt = False
             self._opening = None
             await self._transport.close()
 
@@ -215,7 +231,7 @@ class Bus(Router):
             self._opening = None
             self._portal = None
             self._loop = None
-            self._publisher.forget_loop()
+            self._publisher.bind(self._transport)
 
     async def _ready(self) -> Transport:
         """The open transport, with what is declared declared."""
@@ -225,6 +241,7 @@ class Bus(Router):
             raise Closed("the bus is not open: use it inside `async with bus:` or `with bus:`")
         if self._undeclared and self._declares:
             await self._declare()
+        self._prompt = True
         return self._transport
 
     def _ready_sync(self) -> Transport:
@@ -239,6 +256,7 @@ class Bus(Router):
             self._sync(self._open())
         elif self._undeclared and self._declares:
             self._sync(self._declare())
+        self._prompt = True
         return self._transport
 
     def _sync(self, work: Coroutine[Any, Any, T]) -> T:
@@ -281,6 +299,7 @@ class Bus(Router):
         super()._changed()
         self._local.changed()
         self._undeclared = True
+        self._prompt = False
         for name, version, fn in self._all_upcasters():
             self._catalog.upcast(name, version, fn)
 
@@ -317,13 +336,13 @@ class Bus(Router):
             PublishFailed: nothing was stored; `TransportFull` when there is no room.
             PublishUnknown: it may have been stored; publishing again with the same `id` is safe.
         """
-        transport = self._transport if self._opens and not self._undeclared else await self._ready()
-        if self._pid != os.getpid():
+        if not self._prompt:
             await self._ready()
-        if key is id is headers is delay is at is expires is within is None:
-            return await self._publisher.publish(transport, event, NO_OPTIONS)
+        if key is None and id is None and headers is None and delay is None and at is None and expires is None:
+            if within is None:
+                return self._publisher.on_the_spot(event) or await self._publisher.publish(event, NO_OPTIONS)
         options = Options(key=key, id=id, headers=headers, delay=delay, at=at, expires=expires, within=within)
-        return await self._publisher.publish(transport, event, options)
+        return await self._publisher.publish(event, options)
 
     async def publish_many(self, events: Iterable[object], **options: Any) -> list[Envelope]:
         """Publish several events as one batch for each topic; options as of `publish`.
@@ -332,8 +351,8 @@ class Bus(Router):
             PublishFailed, PublishUnknown: `results` says for each event whether it was stored.
         """
         batch = tuple(events)
-        transport = await self._ready()
-        return await self._publisher.publish_many(transport, batch, Options(**options)) if batch else []
+        await self._ready()
+        return await self._publisher.publish_many(batch, Options(**options)) if batch else []
 
     def publish_sync(self, event: object, **options: Any) -> Envelope:
         """As `publish`, on the caller's thread and connection.
@@ -342,17 +361,17 @@ class Bus(Router):
             ConfigError: on a running event loop's thread, and when an `async def` handler would be reached.
         """
         self._refuse_loop("bus.publish_sync(...)", "await bus.publish(...)")
-        ready = self._opens and not self._undeclared and self._pid == os.getpid()
-        transport = self._transport if ready else self._ready_sync()
+        if not self._prompt:
+            self._ready_sync()
         chosen = Options(**options) if options else NO_OPTIONS
-        return self._publisher.publish_sync(transport, (event,), chosen, self._sync)[0]
+        return self._publisher.publish_sync((event,), chosen, self._sync)[0]
 
     def publish_many_sync(self, events: Iterable[object], **options: Any) -> list[Envelope]:
         """As `publish_many`, on the caller's thread and connection."""
         self._refuse_loop("bus.publish_many_sync(...)", "await bus.publish_many(...)")
         batch = tuple(events)
-        transport = self._ready_sync()
-        return self._publisher.publish_sync(transport, batch, Options(**options), self._sync) if batch else []
+        self._ready_sync()
+        return self._publisher.publish_sync(batch, Options(**options), self._sync) if batch else []
 
     # -- in-process only
 
@@ -542,8 +561,9 @@ class Bus(Router):
     @property
     def catalog(self) -> Catalog:
         """The event classes this program knows."""
-        for declared in (*self._all_handlers(), *self._all_subscribers()):
-            for event_type in declared.interest.types.values():
+        interests = [h.interest for h in self._all_handlers()] + [s.interest for s in self._all_subscribers()]
+        for interest in interests:
+            for event_type in interest.types.values():
                 self._catalog.add(event_type)
         return self._catalog
 

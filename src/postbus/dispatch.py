@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import types
 from collections.abc import Callable, Coroutine, Generator, Sequence
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any, Final, Literal
 
 from .catalog import Catalog
@@ -31,27 +31,25 @@ _UNKNOWN_KNOWN = 10_000
 
 
 class Run:
-    """One run of a subscriber, as the worker and the dispatch both see it.
+    """One run of a subscriber, as the worker and the dispatch both see it.  Used again for the next one.
 
     Attributes:
-        delivery: what is run.
+        delivery: what is run; None between runs.
         deadline: when its time is up, on the monotonic clock.
         cause: why the worker cancelled it, if it did.
         thread: the future of its thread, if it runs in one.
     """
 
-    __slots__ = ("cause", "deadline", "delivery", "thread")
+    __slots__ = ("_coroutine", "_inside", "_waiting", "cause", "deadline", "delivery", "thread")
 
-    def __init__(self, delivery: Delivery, deadline: float) -> None:
-        self.delivery = delivery
-        self.deadline = deadline
+    def __init__(self) -> None:
+        self.delivery: Delivery | None = None
+        self.deadline = 0.0
         self.cause: Literal["timeout", "shutdown", "closed"] | None = None
         self.thread: asyncio.Future[Any] | None = None
-
-    @property
-    def outlived(self) -> bool:
-        """Its thread runs on although nobody waits for it any more."""
-        return self.thread is not None and not self.thread.done()
+        self._coroutine: Coroutine[Any, Any, object] | None = None
+        self._inside: Context | None = None
+        self._waiting: Any = None
 
 
 class Dispatch:
@@ -88,31 +86,48 @@ class Dispatch:
         self._passed = frozenset(subscriber.interest.types.values())
         self._simple = self._in_loop and not self._wants_context and not self._around
 
-    async def run(self, run: Run) -> Outcome:
-        """Run the subscriber with one delivery and return what becomes of it."""
-        delivery = run.delivery
+    def start(self, run: Run, delivery: Delivery) -> Outcome | None:
+        """Run the subscriber up to its first wait.  Returns the outcome, or None: then `finish` gives it.
+
+        In a fresh copy of the context, without a task of its own: what it sets, no other delivery sees.
+        """
+        run.delivery = delivery
+        event = delivery.event
         if delivery.attempt > self._attempts or delivery.envelope.expires_micros is not None:
             early = self._early(delivery)
             if early is not None:
                 return early
-        try:
-            event = delivery.event
-            if event is None or type(event) not in self._passed:
+        if event is None or type(event) not in self._passed:
+            try:
                 event = self._open(delivery)
-        except UnknownEvent as error:
-            return self._unknown(delivery, error)
-        except (CodecError, TooLarge) as error:
-            return Bury(f"undecodable: {one_line(str(error))}", describe(error, self._redact))
+            except UnknownEvent as error:
+                return self._unknown(delivery, error)
+            except (CodecError, TooLarge) as error:
+                return Bury(f"undecodable: {one_line(str(error))}", describe(error, self._redact))
+        inside = copy_context()
         try:
-            if self._simple:
-                await _in_fresh_context(self._fn(event), run)
-            else:
-                await _in_fresh_context(self._steps(run, event), run)
+            coroutine = self._fn(event) if self._simple else self._steps(run, event)
+            run._waiting = inside.run(coroutine.send, None)
+        except StopIteration:
+            return ACK
         except BaseException as error:  # noqa: BLE001 - the boundary: whatever it raises is one failed attempt
-            return self._judge(error, run)
-        return ACK if run.cause is None else self._judge(asyncio.CancelledError(), run)
+            return self._judge(error, delivery, None)
+        run._coroutine, run._inside = coroutine, inside
+        return None
+
+    async def finish(self, run: Run, delivery: Delivery) -> Outcome:
+        """Wait for a run that `start` began."""
+        try:
+            await _drive(run)
+        except BaseException as error:  # noqa: BLE001 - the boundary, as above
+            return self._judge(error, delivery, run.cause)
+        finally:
+            run._coroutine = run._inside = run._waiting = None
+        # One that heeded its cancellation by returning has run out of time all the same.
+        return ACK if run.cause is None else self._judge(asyncio.CancelledError(), delivery, run.cause)
 
     async def _steps(self, run: Run, event: object) -> None:
+        assert run.delivery is not None  # noqa: S101 - set by start
         context = DeliveryContext(run.delivery, run.deadline, self._bus)
         if self._around:
             await wrapped(self._around, event, context, lambda: self._call(run, event, context))
@@ -167,38 +182,38 @@ class Dispatch:
 
     # -- after
 
-    def _judge(self, error: BaseException, run: Run) -> Outcome:
-        match run.cause:
+    def _judge(self, error: BaseException, delivery: Delivery, cause: str | None) -> Outcome:
+        match cause:
             case "closed":  # the loop is being torn down: not ours to answer
                 raise error
             case "shutdown":
                 return RELEASE
             case "timeout":
                 error = TimeoutError(f"ran longer than its timeout of {self.subscriber.timeout:g} s")
-            case None:
+            case _:
                 pass
-        return self.subscriber.retry.judge(
-            error, attempt=run.delivery.attempt, luck=self._luck(), redact=self._redact
-        )
+        return self.subscriber.retry.judge(error, attempt=delivery.attempt, luck=self._luck(), redact=self._redact)
 
 
 @types.coroutine
-def _in_fresh_context(coroutine: Coroutine[Any, Any, object], run: Run) -> Generator[Any, Any, object]:
-    """Drive a coroutine in a copy of the context, without a task of its own: what it sets, no other delivery sees."""
-    inside = copy_context().run
+def _drive(run: Run) -> Generator[Any, Any, None]:
+    """Carry a started coroutine on in its own context, passing what it waits for up to the event loop."""
+    coroutine, inside, waiting = run._coroutine, run._inside, run._waiting
+    assert coroutine is not None  # noqa: S101 - `start` left it
+    assert inside is not None  # noqa: S101 - `start` left it
     error: BaseException | None = None
     sent: Any = None
     while True:
         try:
-            waiting = inside(coroutine.send, sent) if error is None else inside(coroutine.throw, error)
-        except StopIteration as stop:
-            return stop.value
-        error = None
-        try:
             sent = yield waiting
         except GeneratorExit:
             run.cause = "closed"
-            inside(coroutine.close)
+            inside.run(coroutine.close)
             raise
         except BaseException as thrown:  # noqa: BLE001 - passed on to where it belongs
             error = thrown
+        try:
+            waiting = inside.run(coroutine.send, sent) if error is None else inside.run(coroutine.throw, error)
+        except StopIteration:
+            return
+        error = None

@@ -85,6 +85,11 @@ class Handlers:
         """Forget all routes: what is declared changed."""
         self._routes = {}
 
+    def bare(self, event: object) -> bool:
+        """Whether nobody handles it in-process."""
+        route = self._routes.get(type(event)) or self.route(event)
+        return not route.before and not route.after
+
     def route(self, event: object) -> Route:
         """Return the route of this event.
 

@@ -89,23 +89,43 @@ class Publisher:
         self._courier: Courier | None = None
         self.observers: tuple[Callable[[Fact], None], ...] = ()
 
-    def forget_loop(self) -> None:
-        """The event loop of before is not this process's."""
+    def bind(self, transport: Transport) -> None:
+        """Publish to this transport from now on: at first, and again after a fork."""
+        self._transport = transport
         self._courier = None
+        immediate = transport if isinstance(transport, Immediate) else None
+        self._append_now = None if immediate is None else immediate.append_now
+        # A transport that gains nothing from batches is called on the spot, without a task, a future or a turn of the loop.
+        self._direct = None if transport.traits.coalesce else self._append_now
 
     # -- the road, asynchronous
 
-    async def publish(self, transport: Transport, event: object, options: Options) -> Envelope:
-        """Publish one event; see `Bus.publish`."""
-        if options is NO_OPTIONS and not self._middleware and _gathering.get() is None:
-            route = self._handlers.route(event)
-            if not route.before and not route.after:  # nothing but seal and append
-                item = self._seal_plain(event)
-                await self._append(transport, (item,), None)
-                return item.envelope
-        return (await self.publish_many(transport, (event,), options))[0]
+    def on_the_spot(self, event: object) -> Envelope | None:
+        """Publish an event that needs nothing but sealing and a direct append; None, and nothing done, for any other."""
+        append = self._direct
+        if append is None or self._middleware or _gathering.get() is not None:
+            return None
+        if not self._handlers.bare(event):
+            return None
+        item = self._seal_plain(event)
+        (result,) = append((item,), 0)
+        if type(result) is Refused:  # perhaps only for want of room: the long way waits for it
+            return None
+        if type(result) is Stored and result.routes and not self.observers:
+            self._counters.published += 1
+        else:
+            self._judge((item,), (result,))
+        return item.envelope
 
-    async def publish_many(self, transport: Transport, events: Sequence[object], options: Options) -> list[Envelope]:
+    async def publish(self, event: object, options: Options) -> Envelope:
+        """Publish one event; see `Bus.publish`."""
+        if options is NO_OPTIONS and not self._middleware and _gathering.get() is None and self._handlers.bare(event):
+            item = self._seal_plain(event)
+            await self._append((item,), None)
+            return item.envelope
+        return (await self.publish_many((event,), options))[0]
+
+    async def publish_many(self, events: Sequence[object], options: Options) -> list[Envelope]:
         """Publish several events as one batch."""
         publishing, around = self._around(events, options)
         with around:
@@ -121,30 +141,30 @@ class Publisher:
                 mine.open = False
                 _gathering.reset(token)
             if not _joined(outer, mine):
-                await self._append(transport, mine.items, mine.within)
+                await self._append(mine.items, mine.within)
                 if self._sent(mine):
                     await self.run_after(mine.after)
         return [item.envelope for _, item in sealed]
 
-    async def _append(self, transport: Transport, items: Sequence[Outgoing], within: Any) -> None:
+    async def _append(self, items: Sequence[Outgoing], within: Any) -> None:
         if within is not None:
-            results = self._append_within(transport, items, within)
-        elif transport.traits.coalesce or not isinstance(transport, Immediate):
-            results = await self._send(transport, items)
+            results = self._append_within(items, within)
+        elif self._direct is None:
+            results = await self._send(items)
         else:
-            results = transport.append_now(items, 0)
+            results = self._direct(items, 0)
             full = [n for n, r in enumerate(results) if isinstance(r, Refused) and isinstance(r.error, TransportFull)]
             if full:  # wait for room, with those that found none
-                waited = await self._send(transport, [items[n] for n in full])
+                waited = await self._send([items[n] for n in full])
                 results = list(results)
                 for n, result in zip(full, waited, strict=True):
                     results[n] = result
         self._judge(items, results)
 
-    async def _send(self, transport: Transport, items: Sequence[Outgoing]) -> Sequence[Append]:
+    async def _send(self, items: Sequence[Outgoing]) -> Sequence[Append]:
         loop = asyncio.get_running_loop()
         if self._courier is None or self._courier.loop is not loop:
-            self._courier = Courier(transport, self._timeout, loop)
+            self._courier = Courier(self._transport, self._timeout, loop)
         try:
             return await self._courier.send(items)
         except TransportError as error:
@@ -153,14 +173,13 @@ class Publisher:
     # -- the road, on the caller's thread
 
     def publish_sync(
-        self, transport: Transport, events: Sequence[object], options: Options, send: Callable[..., Sequence[Append]]
+        self, events: Sequence[object], options: Options, send: Callable[..., Sequence[Append]]
     ) -> list[Envelope]:
         """Publish on this thread; `send` carries items to a transport that needs an event loop."""
         if options is NO_OPTIONS and len(events) == 1 and not self._middleware and _gathering.get() is None:
-            route = self._handlers.route(events[0])
-            if not route.before and not route.after:
+            if self._handlers.bare(events[0]):
                 item = self._seal_plain(events[0])
-                self._append_sync(transport, (item,), None, send)
+                self._append_sync((item,), None, send)
                 return [item.envelope]
         publishing, around = self._around(events, options)
         with around:
@@ -179,20 +198,18 @@ class Publisher:
                 mine.open = False
                 _gathering.reset(token)
             if not _joined(outer, mine):
-                self._append_sync(transport, mine.items, mine.within, send)
+                self._append_sync(mine.items, mine.within, send)
                 if self._sent(mine):
                     self.run_after_sync(mine.after)
         return [item.envelope for _, item in sealed]
 
-    def _append_sync(
-        self, transport: Transport, items: Sequence[Outgoing], within: Any, send: Callable[..., Sequence[Append]]
-    ) -> None:
+    def _append_sync(self, items: Sequence[Outgoing], within: Any, send: Callable[..., Sequence[Append]]) -> None:
         if within is not None:
-            results = self._append_within(transport, items, within)
-        elif isinstance(transport, Immediate):
-            results = transport.append_now(items, self._timeout)
+            results = self._append_within(items, within)
+        elif self._append_now is not None:
+            results = self._append_now(items, self._timeout)
         else:
-            results = send(self._send(transport, items))
+            results = send(self._send(items))
         self._judge(items, results)
 
     # -- both
@@ -249,8 +266,8 @@ class Publisher:
         """Contexts for handlers of an event that is not published: sealed only if one asks."""
         return lambda: Context(self._seal_plain(event).envelope, within, self._bus)
 
-    def _append_within(self, transport: Transport, items: Sequence[Outgoing], within: Any) -> Sequence[Append]:
-        connection = connection_of(within)
+    def _append_within(self, items: Sequence[Outgoing], within: Any) -> Sequence[Append]:
+        connection, transport = connection_of(within), self._transport
         if not isinstance(transport, Enlisting) or not transport.enlists(connection):
             raise ConfigError(
                 f"{transport.traits.name}:// cannot publish within a {type(connection).__qualname__}: its tables are "

@@ -94,7 +94,7 @@ class _Lane:
     """One subscription in this worker."""
 
     __slots__ = (
-        "backoff", "claimed_at", "claiming", "dispatch", "due_at", "finished", "limit", "name", "prefetch", "queued",
+        "backoff", "claimed_at", "claiming", "dispatch", "due_at", "finished", "isolated", "limit", "name", "prefetch", "queued",
         "ready", "rung", "running", "suspects", "timeout", "unsettled",
     )  # fmt: skip
 
@@ -111,6 +111,7 @@ class _Lane:
         self.rung = True  # there may be work at the transport
         self.claiming = False
         self.queued = False  # in the worker's line of lanes that can start something
+        self.isolated = False  # runs in a child process
         self.suspects = False
         self.due_at: float | None = None
         self.finished = 0  # since the last claim
@@ -132,14 +133,14 @@ class _Lane:
         return room if not self.ready or room * 2 >= most else 0
 
 
-class _Slot:
+class _Slot(Run):
     """A runner task's own record: what it runs now, if anything."""
 
-    __slots__ = ("cancelled_at", "lane", "leaked", "run", "started", "task")
+    __slots__ = ("cancelled_at", "lane", "leaked", "started", "task")
 
     def __init__(self) -> None:
+        super().__init__()
         self.task: asyncio.Task[None] | None = None
-        self.run: Run | None = None
         self.lane: _Lane | None = None
         self.started = 0.0
         self.cancelled_at: float | None = None
@@ -169,6 +170,8 @@ class Worker:
         self._observers = tuple(observers)
         self._isolate = isolate
         self._lanes = {d.subscriber.name: _Lane(d) for d in dispatches}
+        for lane in self._lanes.values():
+            lane.isolated = isolate is not None and lane.dispatch.subscriber.isolation == "process"
         self._line: deque[_Lane] = deque()  # lanes that can start something, first come first served
         self._free = settings.concurrency
         self._slots: set[_Slot] = set()
@@ -264,7 +267,7 @@ class Worker:
     @property
     def running(self) -> int:
         """How many deliveries run now."""
-        return sum(1 for slot in self._slots if slot.run is not None)
+        return sum(1 for slot in self._slots if slot.delivery is not None)
 
     @property
     def idle(self) -> bool:
@@ -422,62 +425,81 @@ class Worker:
             slot.task.add_done_callback(lambda task: self._slot_ended(slot, task))
 
     async def _run_slot(self, slot: _Slot) -> None:
-        clock = time.monotonic
+        clock, line = time.monotonic, self._line
         while True:
             self._rousing = False
-            slice_ends = clock() + _SLICE
-            while self._line and self._free > 0 and not self._holding:
-                lane = self._line.popleft()
+            now = clock()
+            slice_ends = now + _SLICE
+            while line and self._free > 0 and not self._holding:
+                lane = line.popleft()
                 lane.queued = False
                 delivery, batch = lane.ready.popleft()
-                now = clock()
                 if now >= batch.sure_until and not self._sure(batch, now):
                     self._stale(lane, delivery)
                     self._enqueue(lane)
                     continue
                 lane.running += 1
                 self._free -= 1
-                self._enqueue(lane)
-                if self._line:
-                    self._rouse()
-                await self._run_one(slot, lane, delivery, now)
-                if slot.leaked:  # it came back after all, and its delivery is settled long since
-                    return
-                if clock() > slice_ends:
+                if lane.ready and lane.running + lane.unsettled < lane.limit:
+                    lane.queued = True
+                    line.append(lane)
+                outcome = self._start(slot, lane, delivery, now)
+                if outcome is None:
+                    if line:
+                        self._rouse()
+                    outcome = await self._wait_for(slot, lane, delivery)
+                    if outcome is None:
+                        if slot.leaked:  # it came back after all, and its delivery is settled long since
+                            return
+                        now = clock()
+                        continue
+                lane.running -= 1
+                slot.delivery = None
+                self._finish(lane, delivery, outcome, now)
+                now = clock()
+                if now > slice_ends:
                     await asyncio.sleep(0)
-                    slice_ends = clock() + _SLICE
+                    slice_ends = now + _SLICE
             bell = self._loop.create_future()
             self._idle.append((slot, bell))
             if self._quiet:
                 self._tell_quiet()
             await bell
 
-    async def _run_one(self, slot: _Slot, lane: _Lane, delivery: Delivery, now: float) -> None:
-        run = Run(delivery, now + lane.timeout)
-        slot.run, slot.lane, slot.started, slot.cancelled_at = run, lane, now, None
-        if self._watch_at is None or run.deadline < self._watch_at:
-            self._arm_watch(run.deadline)
+    def _start(self, slot: _Slot, lane: _Lane, delivery: Delivery, now: float) -> Outcome | None:
+        """Begin a run; most end before they wait for anything."""
+        slot.lane, slot.started, slot.deadline = lane, now, now + lane.timeout
         for observe in self._observers:
             observe(Started(delivery))
-        if lane.dispatch.subscriber.isolation == "process" and self._isolate is not None:
-            outcome = await self._run_isolated(lane, delivery)
+        if lane.isolated:
+            slot.delivery = delivery
+            return None
+        return lane.dispatch.start(slot, delivery)
+
+    async def _wait_for(self, slot: _Slot, lane: _Lane, delivery: Delivery) -> Outcome | None:
+        """See a run to its end.  None when its delivery was settled, or may not be settled, without it."""
+        if self._watch_at is None or slot.deadline < self._watch_at:
+            self._arm_watch(slot.deadline)
+        if lane.isolated:
+            outcome: Outcome = await self._run_isolated(lane, delivery)
         else:
-            outcome = await lane.dispatch.run(run)
-        slot.run = None
+            outcome = await lane.dispatch.finish(slot, delivery)
+        thread, slot.thread, slot.delivery = slot.thread, None, None
+        cause, slot.cause, slot.cancelled_at = slot.cause, None, None
         if slot.leaked:
-            self._slot_returned(slot, lane)
-            return
-        if run.cause is not None and slot.task is not None:
+            self._slots.discard(slot)
+            self._returned(lane)
+            return None
+        if cause is not None and slot.task is not None:
             while slot.task.cancelling():
                 slot.task.uncancel()
-        if run.thread is not None and not run.thread.done():
-            self._leak_thread(lane, run, run.thread)
-            if run.cause == "shutdown":  # it still runs: only the end of its lease may hand it on
-                return
-            outcome = self._not_before_lease(outcome)
-        else:
-            lane.running -= 1
-        self._finish(lane, delivery, outcome, now)
+        if thread is None or thread.done():
+            return outcome
+        self._leaked(lane, delivery)
+        thread.add_done_callback(lambda _: self._returned(lane))
+        if cause != "shutdown":  # else it still runs, and only the end of its lease may hand it on
+            self._finish(lane, delivery, self._not_before_lease(outcome), slot.started)
+        return None
 
     async def _run_isolated(self, lane: _Lane, delivery: Delivery) -> Outcome:
         assert self._isolate is not None  # noqa: S101 - the caller asked
@@ -523,7 +545,7 @@ class Worker:
         self._watch = self._watch_at = None
         following: list[float] = []
         for slot in tuple(self._slots):
-            if slot.run is None or slot.leaked:
+            if slot.delivery is None or slot.leaked:
                 continue
             if slot.cancelled_at is not None:
                 patience = slot.cancelled_at + min(_SWALLOW, self.settings.lease)
@@ -531,44 +553,38 @@ class Worker:
                     self._give_up(slot)
                 else:
                     following.append(patience)
-            elif now >= slot.run.deadline:
+            elif now >= slot.deadline:
                 self._counters.timeouts += 1
                 self._cancel(slot, "timeout")
                 following.append(now + min(_SWALLOW, self.settings.lease))
             else:
-                following.append(slot.run.deadline)
+                following.append(slot.deadline)
         if following:
             self._arm_watch(min(following))
 
     def _cancel(self, slot: _Slot, cause: Literal["timeout", "shutdown"]) -> None:
-        if slot.run is not None and slot.task is not None and not slot.leaked:
-            slot.run.cause = cause
+        if slot.delivery is not None and slot.task is not None and not slot.leaked:
+            slot.cause = cause
             slot.cancelled_at = time.monotonic()
             slot.task.cancel()
 
     def _give_up(self, slot: _Slot) -> None:
         """The subscriber swallowed its cancellation.  Its slot is lost until it ends; the delivery is judged now."""
-        run, lane = slot.run, slot.lane
-        if run is None or lane is None:
+        delivery, lane = slot.delivery, slot.lane
+        if delivery is None or lane is None:
             return
         slot.leaked = True
-        self._leaked(lane, run.delivery)
-        if run.cause == "timeout":
+        self._leaked(lane, delivery)
+        if slot.cause == "timeout":
             error = TimeoutError(f"ran longer than its timeout of {lane.timeout:g} s, and ignored its cancellation")
-            outcome = lane.dispatch.subscriber.retry.judge(
-                error, attempt=run.delivery.attempt, luck=random.random()
-            )
-            self._finish(lane, run.delivery, self._not_before_lease(outcome), slot.started)
+            outcome = lane.dispatch.subscriber.retry.judge(error, attempt=delivery.attempt, luck=random.random())
+            self._finish(lane, delivery, self._not_before_lease(outcome), slot.started)
 
     def _not_before_lease(self, outcome: Outcome) -> Outcome:
         """The body still runs: nobody may start another before the lease it was given would have ended."""
         if isinstance(outcome, Requeue):
             return Requeue(max(outcome.after, self.settings.lease), outcome.failure)
         return outcome
-
-    def _leak_thread(self, lane: _Lane, run: Run, thread: asyncio.Future[Any]) -> None:
-        self._leaked(lane, run.delivery)
-        thread.add_done_callback(lambda _: self._thread_returned(lane))
 
     def _leaked(self, lane: _Lane, delivery: Delivery) -> None:
         self._counters.leaked_slots += 1
@@ -579,16 +595,13 @@ class Worker:
         if lane.running >= lane.limit and self._counters.leaked_slots >= lane.limit:
             self._fail(RuntimeError(f"every slot of subscriber {lane.name!r} is held by runs that do not end"))
 
-    def _thread_returned(self, lane: _Lane) -> None:
+    def _returned(self, lane: _Lane) -> None:
+        """A run that had leaked has ended after all."""
         self._counters.leaked_slots -= 1
         self._free += 1
         lane.running -= 1
         self._enqueue(lane)
         self._rouse()
-
-    def _slot_returned(self, slot: _Slot, lane: _Lane) -> None:
-        self._thread_returned(lane)
-        self._slots.discard(slot)
 
     def _slot_ended(self, slot: _Slot, task: asyncio.Task[None]) -> None:
         self._slots.discard(slot)
@@ -634,7 +647,10 @@ class Worker:
             lane, delivery, outcome, started = item
             match result:
                 case Settled():
-                    self._count(delivery, outcome, started)
+                    if type(outcome) is Ack and not self._observers:  # nearly always
+                        self._counters.acked += 1
+                    else:
+                        self._count(delivery, outcome, started)
                 case LeaseLost():
                     self._counters.lease_lost += 1
                     log.warning("the lease of event %s for %r had ended", delivery.envelope.id, lane.name)
@@ -728,13 +744,21 @@ class Worker:
         """Through an ordinary slot, so that time limits and shutdown hold for it too."""
         slot = _Slot()
         self._slots.add(slot)
-        lane.running += 1
-        self._free -= 1
-        slot.task = self._loop.create_task(self._run_one(slot, lane, delivery, time.monotonic()))
+        slot.task = self._loop.create_task(self._run_beside_nothing(slot, lane, delivery))
         slot.task.add_done_callback(lambda task: self._slot_ended(slot, task))
         await asyncio.wait([slot.task])
         await self._settled(None)
         return None
+
+    async def _run_beside_nothing(self, slot: _Slot, lane: _Lane, delivery: Delivery) -> None:
+        now = time.monotonic()
+        lane.running += 1
+        self._free -= 1
+        outcome = self._start(slot, lane, delivery, now) or await self._wait_for(slot, lane, delivery)
+        slot.delivery = None
+        if outcome is not None:
+            lane.running -= 1
+            self._finish(lane, delivery, outcome, now)
 
     def _resume(self) -> None:
         for lane in self._lanes.values():
@@ -780,7 +804,7 @@ class Worker:
     def _at_rest(self) -> bool:
         claiming = any(lane.claiming for lane in self._lanes.values())
         return not (self._outbox or self._unconfirmed or claiming) and not any(
-            slot.run is not None and not slot.leaked for slot in self._slots
+            slot.delivery is not None and not slot.leaked for slot in self._slots
         )
 
     def _tell_quiet(self) -> None:
@@ -794,7 +818,7 @@ class Worker:
     def _held(self) -> list[Delivery]:
         """What is leased here and to be renewed; called from the lease thread.  A run whose time is up is not."""
         held = [delivery for lane in self._lanes.values() for delivery, _ in list(lane.ready)]
-        held += [run.delivery for slot in tuple(self._slots) if (run := slot.run) is not None and not slot.leaked]
+        held += [d for slot in tuple(self._slots) if (d := slot.delivery) is not None and not slot.leaked]
         held += [delivery for _, delivery, _, _ in (*self._outbox, *self._unconfirmed)]
         return held
 
