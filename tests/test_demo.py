@@ -9,6 +9,8 @@ import io
 import itertools
 import json
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from importlib.resources import files
@@ -16,6 +18,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from rich.console import Console
 
 from postbus import ConfigError
 from postbus.demo import DemoOptions
@@ -23,9 +26,11 @@ from postbus.demo.board import Accepted, Airport
 from postbus.demo.events import FlightArrived, FlightCancelled, FlightDelayed, FlightDeparted, FlightScheduled
 from postbus.demo.flights import NEW_YORK, Flight, Hour, read_flights, read_weather
 from postbus.demo.ledger import Evidence, Holding, Killed, Ledger, reckon
+from postbus.demo.outside import Outside
 from postbus.demo.plain import Lines
 from postbus.demo.records import Entry, Reader
 from postbus.demo.report import as_json, as_text
+from postbus.demo.screen import draw
 from postbus.demo.services import Desk, Refused, Request, Unavailable, ask
 from postbus.demo.sight import Lane, News, Sight, WorkerSight, strip_of
 from postbus.demo.storm import SCRIPT, happenings, mends_left, window
@@ -172,6 +177,43 @@ async def test_asking_a_desk_raises_what_it_says(reply: bytes, expected: type[Ex
     async with server:
         with pytest.raises(expected):
             await ask(server.sockets[0].getsockname()[1], Request("refunds", "1", "UA 1", None))
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Iterator[Outside]:
+    services = Outside(tmp_path, seed=1)
+    yield services
+    services.stop()
+
+
+async def test_the_outside_services_obey_orders_and_keep_a_record_of_their_own(outside: Outside) -> None:
+    port, event = outside.port(), uuid4()
+    request = Request("rebooking", f"{event}:rebooking", "UA 1545", None)
+
+    outside.tell("down", "rebooking")
+    await asyncio.wait_for(until_down(port), 10)
+    assert outside.trouble["rebooking"] == "down"
+    outside.tell("up", "rebooking")
+    outside.tell("fix", "refunds")
+    await asyncio.wait_for(until_served(port, request), 10)
+    assert (await ask(port, request)).says == "repeat"
+    assert outside.trouble == {}
+    outside.stop()
+    assert [says for desk, id_, says in outside.served() if (desk, id_) == ("rebooking", event)] == ["done", "repeat"]
+
+
+async def until_down(port: int) -> None:
+    """Orders reach the services a moment after they were given."""
+    with suppress(Unavailable):
+        while True:
+            await ask(port, Request("rebooking", f"{uuid4()}:rebooking", "UA 1", None))
+
+
+async def until_served(port: int, request: Request) -> None:
+    while True:
+        with suppress(Unavailable):
+            await ask(port, request)
+            return
 
 
 # -- the records
@@ -374,11 +416,8 @@ def a_sight(**changes: object) -> Sight:
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (100, 30), (160, 50)])
 def test_the_screen_shows_the_whole_story_and_fits(width: int, height: int) -> None:
-    console_module = pytest.importorskip("rich.console")
-    from postbus.demo.screen import draw
-
     out = io.StringIO()
-    console_module.Console(file=out, width=width, height=height).print(draw(a_sight(), width, height))
+    Console(file=out, width=width, height=height).print(draw(a_sight(), width, height))
     text = out.getvalue()
     assert len(text.splitlines()) <= height
     assert max(map(len, text.splitlines())) <= width
@@ -409,9 +448,7 @@ def test_news_that_had_to_wait_is_told_at_the_end() -> None:
 # -- options
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"seconds": 0}, {"speed": -1.0}, {"workers": 0}, {"url": "memory://"}], ids=lambda wrong: str(wrong)
-)
+@pytest.mark.parametrize("wrong", [{"seconds": 0}, {"speed": -1.0}, {"workers": 0}, {"url": "memory://"}], ids=str)
 def test_options_that_cannot_work_are_refused_at_once(wrong: dict[str, object]) -> None:
     (name,) = wrong
     with pytest.raises(ConfigError, match=name):

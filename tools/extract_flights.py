@@ -25,8 +25,8 @@ DAYS = ("7", "8", "9", "10")
 ATLANTIC = {"SJU": "-4", "BQN": "-4", "STT": "-4", "PSE": "-4"}
 
 FLIGHTS = (
-    "day", "sched_dep", "dep_delay", "sched_arr", "arr_time", "air_time", "carrier", "flight", "tail", "seats", "origin",
-    "dest", "dest_utc",
+    "day", "sched_dep", "dep_delay", "sched_arr", "arr_time", "air_time",
+    "carrier", "flight", "tail", "seats", "origin", "dest", "dest_utc",
 )  # fmt: skip
 WEATHER = ("day", "hour", "origin", "temp_f", "wind_mph", "gust_mph", "visibility_miles")
 

@@ -1,4 +1,4 @@
-"""`postbus demo`: four days of a blizzard at New York's airports, in a minute, on a real bus with real worker processes.
+"""`postbus demo`: four days of a blizzard at New York's airports, in a minute, on a real bus with real workers.
 
     from postbus.demo import DemoOptions, run
     exit_code = run(DemoOptions(seconds=20, headless=True))

@@ -1,4 +1,7 @@
-"""The program itself: what an airport does about a storm.  One handler and five subscribers; the rest of the demo only watches."""
+"""The program that is shown: what an airport does about a storm, as one handler and five subscribers.
+
+Everything else in this package tells the story, breaks things, watches, and counts.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ DESKS = {"passengers": "messages", "rebooking": "rebooking", "refunds": "refunds
 
 
 def bus_at(place: Place) -> Bus:
-    """The bus of one run.  The lease is far shorter than the default of 30 seconds, so that a take-over can be watched."""
+    """The bus of one run.  Its lease is far shorter than the default of 30 s, so that a take-over can be watched."""
     bus = Bus(place.url, namespace=place.namespace, lease=place.lease)
     bus.include(airport)
     return bus

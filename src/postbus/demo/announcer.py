@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from uuid import UUID, uuid4
 
 from postbus import Bus, Envelope, PublishFailed, PublishUnknown
@@ -51,10 +52,8 @@ class Announcer:
         """Publish a batch as `announce` does, and let its transaction fail at the end; return how many that were."""
         if not self._enlists:
             return 0
-        try:
+        with suppress(_Withdrawn):
             await self._in_one_transaction(batch, fail=True)
-        except _Withdrawn:
-            pass
         return len(batch)
 
     async def _in_one_transaction(self, batch: Sequence[Happening], *, fail: bool = False) -> None:

@@ -1,4 +1,7 @@
-"""The demo's bus, for whoever has `POSTBUS_DEMO` set: `postbus worker postbus.demo.app:bus` is one more worker of the run."""
+"""The demo's bus, for whoever has `POSTBUS_DEMO` set to a run's folder.
+
+`postbus worker postbus.demo.app:bus` is one more worker of that run.
+"""
 
 from __future__ import annotations
 

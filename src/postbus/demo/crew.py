@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, TypeAlias
@@ -118,9 +119,7 @@ class Crew:
         """Stop all, and end those that have not stopped in time."""
         for worker in self.running():
             self.stop(worker)
-        until = time.monotonic() + within
-        while any(worker.process.poll() is None for worker in self.workers) and time.monotonic() < until:
-            await asyncio.sleep(0.02)
+        await asyncio.gather(*(asyncio.to_thread(_wait, worker.process, within) for worker in self.workers))
         for worker in self.workers:
             if worker.process.poll() is None:
                 self.kill(worker)
@@ -137,7 +136,7 @@ class Crew:
 
     def _spawn(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
         # A session of its own: Ctrl-C in the terminal is for the demo, which then stops its workers in order.
-        return subprocess.Popen(
+        return subprocess.Popen(  # noqa: S603 - this interpreter, our own module, no shell
             self._command,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -149,6 +148,11 @@ class Crew:
     def _note_end(self, worker: Worker, state: State) -> None:
         worker.state = state
         worker.ended_at = time.monotonic()
+
+
+def _wait(process: subprocess.Popen[bytes], within: float) -> None:
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(within)
 
 
 def _tail(log: Path) -> str:

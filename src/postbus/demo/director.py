@@ -11,11 +11,18 @@ from postbus import Bus
 from .announcer import Announcer
 from .crew import Crew, Worker
 from .outside import Outside
-from .sight import Mood
+from .sight import Lane, Mood
 from .storm import Act, Happening
 from .watch import Orphans, Watch
 
 __all__ = ["Director", "Tell"]
+
+# Said once, when a subscription has its first dead letter.
+FIRST_DEAD = {
+    "rebooking": "rebooking has used up the 4 attempts of some: they become dead letters, and are kept",
+    "refunds": "a refund without an aircraft is rejected: a dead letter at once, and the others go on",
+    "crews": "a diverted flight has no hours on record: a dead letter, for a person to look at",
+}
 
 # Until a killed worker is replaced: long enough to see the others do without it.
 ABSENCE = 2.5
@@ -24,7 +31,9 @@ ABSENCE = 2.5
 class Tell(Protocol):
     """Takes one sentence of news."""
 
-    def __call__(self, text: str, mood: Mood = "plain") -> None: ...
+    def __call__(self, text: str, mood: Mood = "plain") -> None:
+        """Note it, by the storm's clock."""
+        ...
 
 
 class Director:
@@ -41,6 +50,7 @@ class Director:
         self._lease = lease
         self._tell = tell
         self._refill_at: float | None = None
+        self._to_remark = dict(FIRST_DEAD)
 
     async def perform(self, act: Act, upcoming: Sequence[Happening]) -> None:
         """Make one scene happen; `upcoming` are the announcements that come next."""
@@ -111,6 +121,12 @@ class Director:
             self._refill_at = None
             for worker in self._crew.fill():
                 self._tell(f"worker {worker.number} (pid {worker.pid}) takes the empty place", "good")
+
+    def remark(self, lanes: Sequence[Lane]) -> None:
+        """Say what is seen for the first time."""
+        for lane in lanes:
+            if lane.dead and lane.name in self._to_remark:
+                self._tell(self._to_remark.pop(lane.name), "bad")
 
     async def replay(self, subscription: str) -> int:
         """Give a subscription's dead letters another chance; return how many."""

@@ -8,6 +8,8 @@ from typing import TypeAlias
 
 from postbus import event
 
+from .flights import NEW_YORK
+
 __all__ = [
     "FlightArrived",
     "FlightCancelled",
@@ -41,7 +43,7 @@ class Leg:
     @property
     def id(self) -> str:
         """Tells it from every other leg."""
-        return f"{self.departs_at:%d}/{self.origin}/{self.flight.replace(' ', '')}"
+        return f"{self.departs_at.astimezone(NEW_YORK):%d}/{self.origin}/{self.flight.replace(' ', '')}"
 
 
 def _tail(event: FlightEvent) -> str | None:

@@ -177,9 +177,10 @@ def _named(event: Accepted) -> str:
 
 
 def _problems(account: Account) -> Iterable[str]:
-    total = account.succeeded + account.dead + account.stored
     if account.missing:
-        yield f"{account.subscription}: published {account.published}, accounted for {total}; missing: {_some(account.missing)}"
+        total = account.succeeded + account.dead + account.stored
+        found = f"published {account.published}, accounted for {total}"
+        yield f"{account.subscription}: {found}; missing: {_some(account.missing)}"
     if account.phantoms:
         yield f"{account.subscription}: delivered, but never published: {_some(account.phantoms)}"
     if account.unserved:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO, cast
 from uuid import UUID
 
 from .crew import program_environment
@@ -17,13 +18,15 @@ class Outside:
 
     def __init__(self, folder: Path, seed: int) -> None:
         self._record = folder / "services.log"
-        self._process = subprocess.Popen(
-            (sys.executable, "-m", "postbus.demo.services", str(folder), str(seed)),
+        self._process = subprocess.Popen(  # noqa: S603 - this interpreter, our own module, no shell
+            (sys.executable, "-m", "postbus.demo.office", str(folder), str(seed)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=program_environment(folder),
             start_new_session=True,
         )
+        self._orders = cast(IO[bytes], self._process.stdin)  # both are pipes, as asked for
+        self._answers = cast(IO[bytes], self._process.stdout)
         self.trouble: dict[str, str] = {"refunds": "rejects some"}
 
     def port(self) -> int:
@@ -32,17 +35,15 @@ class Outside:
         Raises:
             ChildProcessError: when it ended instead.
         """
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        line = self._answers.readline()
         if not line:
             raise ChildProcessError(f"the outside services ended with {self._process.wait()} before they listened")
         return int(line)
 
     def tell(self, verb: str, desk: str) -> None:
         """Take a desk 'down', bring it 'up', or 'fix' its fault."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{verb} {desk}\n".encode())
-        self._process.stdin.flush()
+        self._orders.write(f"{verb} {desk}\n".encode())
+        self._orders.flush()
         if verb == "down":
             self.trouble[desk] = "down"
         else:
@@ -59,13 +60,11 @@ class Outside:
         return found
 
     def stop(self) -> None:
-        """End it."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
+        """End it; idempotent."""
+        self._orders.close()
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._process.stdout.close()
+        self._answers.close()

@@ -41,7 +41,7 @@ class Place:
 
     @property
     def board(self) -> Path:
-        """The database of the departure board: the bus's own file where it has one, so that both share a transaction."""
+        """The departure board's database: the bus's own file where it has one, so that both share a transaction."""
         if self.url.startswith("sqlite:"):
             return Path(unquote(self.url.partition("?")[0].removeprefix("sqlite:///")))
         return self.folder / "board.db"

@@ -1,7 +1,7 @@
 """What each worker process says it did, one line at a time, in a file of its own that nothing else writes.
 
-The ledger at the end counts these lines and never asks the bus what was done.  A line is one `write` to a file opened for
-appending, so a process that is killed leaves every line it wrote, whole.
+The ledger at the end counts these lines and never asks the bus what was done.  A line is one `write` to a file that was
+opened for appending, so a process that is killed leaves every line it wrote, whole.
 """
 
 from __future__ import annotations

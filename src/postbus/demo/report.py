@@ -66,10 +66,11 @@ def sentences(ledger: Ledger) -> Iterator[str]:
     repeats = sum(account.repeated for account in ledger.accounts)
     recognised = sum(account.recognised for account in ledger.accounts)
     if repeats or recognised:
-        yield f"{repeats:,} deliveries were done twice; {recognised:,} times a desk knew the idempotency key and did nothing."
+        known = f"{recognised:,} times a desk knew the idempotency key, and did nothing"
+        yield f"{repeats:,} deliveries were done twice; {known}."
     unsettled = sum(account.unsettled for account in ledger.accounts)
     if unsettled:
-        yield f"{unsettled:,} of those that succeeded were done as the run ended, and not settled: they would run again."
+        yield f"{unsettled:,} of those that succeeded were not settled when the run ended: they would run again."
 
 
 def _take_over(one: TakeOver) -> str:

@@ -1,4 +1,4 @@
-"""The run as one calm screen, drawn with rich.  A pure function from what is seen to what is drawn, and a frame for it."""
+"""The run as one calm screen, drawn with rich: a pure function from what is seen to what is drawn, and its frame."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BAR = 24
 
 
 def draw(sight: Sight, width: int, height: int) -> RenderableType:
-    """Everything at this moment, in `height` lines; where those are few, the board is one line and there is less air."""
+    """Everything at this moment, in `height` lines; where those are few, the board is one of them, with less air."""
     inner = max(min(width, 112) - 4, 60)
     full = _parts(sight, inner, _board(sight), len(sight.airports) + 1, air=True)
     parts, used = full if full[1] + 4 < height else _parts(sight, inner, _board_line(sight), 1, air=False)
@@ -45,7 +45,7 @@ def _parts(
     parts: list[RenderableType] = [
         *_head(sight, width),
         Text(),
-        *_strip(sight, width),
+        *_strip(sight),
         *gap,
         board,
         *gap,
@@ -88,7 +88,7 @@ def _head(sight: Sight, width: int) -> list[RenderableType]:
     ]
 
 
-def _strip(sight: Sight, width: int) -> list[RenderableType]:
+def _strip(sight: Sight) -> list[RenderableType]:
     strip = sight.strip
     now = (sight.clock - strip.begins_at) / strip.step
     top = max(*strip.departed, *strip.cancelled, 1)

@@ -157,6 +157,7 @@ class Stage:
             director.keep_the_crew()
             for orphans in await self._watch.look():
                 director.report_taken_over(orphans)
+            director.remark(self._watch.lanes())
             self._show(self._sight())
             self._looked_at = time.monotonic()
         await asyncio.sleep(pause)
