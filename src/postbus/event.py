@@ -6,17 +6,32 @@ Owns the rules for names.  Knows nothing of bytes, transports or time.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, time
 from enum import Enum
+from operator import attrgetter
 from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
 
 from .errors import CodecError, ConfigError, InvalidName, UnknownEvent
+from .limits import MAX_DEPTH, OFFSET, misfit, too_deep
+from .models import cause, dump, is_model, load, reason
 
-__all__ = ["EventMark", "Pattern", "RawEvent", "event", "is_pattern", "key_text", "mark_of", "topic_of", "valid_name"]
+__all__ = [
+    "EventMark",
+    "Pattern",
+    "RawEvent",
+    "event",
+    "is_pattern",
+    "key_text",
+    "mark_if_any",
+    "mark_of",
+    "topic_of",
+    "valid_name",
+]
 
 T = TypeVar("T")
 
@@ -24,6 +39,7 @@ _MARK = "__postbus_event__"
 _NAME = re.compile(r"(?!-)[A-Za-z0-9_:-]+(?:\.[A-Za-z0-9_:-]+)*", re.ASCII)
 _NAME_LENGTH = 200
 _KEY_BYTES = 200
+_FLOAT = b"\xcb"  # how MessagePack begins one
 
 
 def valid_name(text: object, what: str = "name") -> str:
@@ -53,28 +69,34 @@ def key_text(value: object) -> str | None:
     Raises:
         InvalidName: when it is empty, too long, not encodable, or of a type whose text is no stable identity.
     """
+    if type(value) is str and 0 < len(value) <= _KEY_BYTES and value.isascii() and "\0" not in value:
+        return value  # nearly every key there is
     match value:
         case None:
             return None
         case Enum():
             return key_text(value.value)
-        case str():
-            text = value
         case bool():
             raise InvalidName(f"{value!r} is not a valid key: expected text, int or UUID")
-        case int() | UUID():
-            text = str(value)
+        case int() if value.bit_length() > _KEY_BYTES * 3:
+            raise InvalidName(f"a key of {value.bit_length()} bits is too long: at most {_KEY_BYTES} bytes of text")
+        case str() | int() | UUID():
+            return _checked_key(str(value))
         case _:
             raise InvalidName(f"a key of type {type(value).__name__} is not valid: expected text, int or UUID")
+
+
+def _checked_key(text: str) -> str:
     if not text:
         raise InvalidName("'' is not a valid key: expected some text, or None for no key")
-    if len(text) * 4 > _KEY_BYTES or not text.isascii():
-        try:
-            size = len(text.encode())
-        except UnicodeEncodeError as error:
-            raise InvalidName(f"{text[:40]!r} is not a valid key: it holds a lone surrogate") from error
-        if size > _KEY_BYTES:
-            raise InvalidName(f"a key of {size} bytes is too long: at most {_KEY_BYTES} bytes, {text[:40]!r}...")
+    if "\0" in text:
+        raise InvalidName(f"{text[:40]!r} is not a valid key: it holds a zero character, which no database stores")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidName(f"{text[:40]!r} is not a valid key: it holds a lone surrogate") from error
+    if size > _KEY_BYTES:
+        raise InvalidName(f"a key of {size} bytes is too long: at most {_KEY_BYTES} bytes, {text[:40]!r}...")
     return text
 
 
@@ -127,19 +149,21 @@ def mark_of(event_type: type[Any]) -> EventMark:
     Raises:
         UnknownEvent: when the class has none; the mark of a base class does not count.
     """
-    mark = event_type.__dict__.get(_MARK)
-    if isinstance(mark, EventMark):
+    mark = mark_if_any(event_type)
+    if mark is not None:
         return mark
     inherited = getattr(event_type, _MARK, None)
     hint = f" (it inherits from {inherited.name!r}, and the mark is not inherited)" if inherited else ""
-    raise UnknownEvent(
-        f"{event_type.__qualname__} has no wire name{hint}: mark it with @event('orders.order.placed')"
-    )
+    raise UnknownEvent(f"{event_type.__qualname__} has no wire name{hint}: mark it with @event('orders.order.placed')")
 
 
-def _key_getter(
-    cls: type[Any], name: str, key: str | Callable[[Any], object] | None
-) -> Callable[[Any], object] | None:
+def mark_if_any(event_type: Any) -> EventMark | None:
+    """Return the class's own mark, or None where it has none."""
+    mark = getattr(event_type, "__dict__", {}).get(_MARK)
+    return mark if isinstance(mark, EventMark) else None
+
+
+def _key_getter(cls: type[Any], name: str, key: str | Callable[[Any], object] | None) -> Callable[[Any], object] | None:
     if key is None or callable(key):
         return key
     if not isinstance(key, str) or not key.isidentifier():
@@ -147,22 +171,7 @@ def _key_getter(
     fields = _field_names(cls)
     if fields and key not in fields and not hasattr(cls, key):
         raise ConfigError(f"event {name!r} has key={key!r}, but {cls.__qualname__} has only {', '.join(fields)}")
-    return _Attribute(key)
-
-
-class _Attribute:
-    """`operator.attrgetter` without its dots, and with a repr that names the attribute."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, event: object) -> object:
-        return getattr(event, self.name)
-
-    def __repr__(self) -> str:
-        return f"attribute {self.name!r}"
+    return attrgetter(key)
 
 
 def _field_names(cls: type[Any]) -> tuple[str, ...]:
@@ -245,12 +254,12 @@ class RawEvent:
         try:
             if self.payload is None:
                 return into()
-            validate = getattr(into, "model_validate", None)
-            if validate is not None:
-                return validate(self.payload)  # type: ignore[no-any-return]
-            return msgspec.convert(self.payload, into, strict=False)
+            if is_model(into):
+                return load(into, self.payload)  # type: ignore[no-any-return]
+            return msgspec.convert(self.payload, into, strict=False, dec_hook=load)
         except (TypeError, ValueError) as error:  # msgspec.ValidationError and pydantic's are ValueErrors
-            raise CodecError(f"event {self.name!r} does not decode into {into.__qualname__}: {error}") from error
+            kind = getattr(into, "__qualname__", into)
+            raise CodecError(f"event {self.name!r} does not decode into {kind}: {reason(error)}") from cause(error)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RawEvent):
@@ -263,19 +272,20 @@ class RawEvent:
         return f"RawEvent({self.name!r}, {self.payload!r}, key={self.key!r})"
 
 
-# Kept as they are; datetime, UUID and Decimal become text at once, so that a payload is the same on every transport.
-_NATIVE = (bytes,)
-
-
 def _plain(name: str, payload: object) -> object:
-    dump = getattr(payload, "model_dump", None)
-    if dump is not None and not isinstance(payload, Mapping):
-        payload = dump()
     try:
-        data = msgspec.to_builtins(payload, builtin_types=_NATIVE)
-        msgspec.msgpack.encode(data)  # finds what only bytes show: lone surrogates, integers beyond 64 bits
+        if is_model(type(payload)):
+            payload = dump(payload)
+        # datetime, UUID and Decimal become text at once, so that a payload is the same on every transport.
+        data = msgspec.to_builtins(payload, builtin_types=(bytes,), enc_hook=dump)
+        body = msgspec.msgpack.encode(data)  # finds what only bytes show: lone surrogates, integers beyond 64 bits
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise CodecError(f"the payload of event {name!r} cannot be encoded: {error}") from error
+        raise CodecError(f"the payload of event {name!r} cannot be encoded: {reason(error)}") from cause(error)
+    fault = None
+    if _FLOAT in body or OFFSET(body):
+        fault = misfit(msgspec.to_builtins(payload, builtin_types=(bytes, datetime, time), enc_hook=dump))
+    if len(body) > MAX_DEPTH and too_deep(data):
+        fault = f"it nests deeper than {MAX_DEPTH} levels"
+    if fault:
+        raise CodecError(f"the payload of event {name!r} cannot be encoded: {fault}")
     return data
-
-
