@@ -97,7 +97,7 @@ class Target:
         return value < self.bound if self.lower else value >= self.bound
 
     def __str__(self) -> str:
-        what = f"{self.bound:,g}" + (f" x {self.over}" if self.over else "")
+        what = f"{self.bound:,}" + (f" x {self.over}" if self.over else "")
         unit = "" if self.over else f" {self.metric}"
         return ("under " if self.lower else "") + what + unit
 

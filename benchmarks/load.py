@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from postbus.event import event
+from postbus import event
 
 from .task import RATE, Measure
 

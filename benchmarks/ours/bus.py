@@ -50,5 +50,5 @@ async def fill(url: str, events: int) -> None:
 
 async def settled(bus: Bus) -> None:
     """Wait until everything published is handled and settled."""
-    while any(stats.backlog or stats.in_flight for stats in await bus.stats()):
+    while (stats := await bus.stats()).backlog or stats.in_flight:
         await asyncio.sleep(0.001)
