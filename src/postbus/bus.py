@@ -30,6 +30,7 @@ from .observe import Counters, Observer, log
 from .portal import Portal
 from .publish import NO_OPTIONS, Options, Publisher
 from .router import Router
+from .subscription import Subscriber
 from .threads import Threads
 from .transaction import Followers, Transaction
 from .transport import Enlisting, SubscriptionStats, Transport
@@ -419,7 +420,7 @@ class Bus(Router):
 
         Args:
             only, exclude: names of subscriptions.
-            isolate: runs suspects in a child process; see `postbus.supervisor`.
+            isolate: runs suspects in child processes; see `postbus.isolate`.
             settings: fields of `WorkerSettings` that differ from the bus's own.
 
         Raises:
@@ -433,9 +434,28 @@ class Bus(Router):
                 )
             if subscriber.transactional:
                 raise ConfigError(f"subscriber {subscriber.name!r} is transactional, which is not in this version")
+        return Worker(
+            self._transport,
+            self._dispatches(subscribers),
+            settings=_replaced(self.worker_settings, settings),
+            counters=self.counters,
+            declare=self._declare,
+            observers=self._observers,
+            isolate=isolate,
+        )
+
+    def make_dispatch(self, name: str) -> Dispatch:
+        """Return what runs the deliveries of one subscription, for a child process that has no worker of its own.
+
+        Raises:
+            ConfigError: when no subscriber has that name.
+        """
+        return self._dispatches(self._chosen([name], ()))[0]
+
+    def _dispatches(self, subscribers: Iterable[Subscriber]) -> list[Dispatch]:
         threads = Threads()
         around = [m for m in self._middleware if isinstance(m, AroundDelivery)]
-        dispatches = [
+        return [
             Dispatch(
                 subscriber,
                 catalog=self._catalog,
@@ -448,17 +468,8 @@ class Bus(Router):
             )
             for subscriber in subscribers
         ]
-        return Worker(
-            self._transport,
-            dispatches,
-            settings=_replaced(self.worker_settings, settings),
-            counters=self.counters,
-            declare=self._declare,
-            observers=self._observers,
-            isolate=isolate,
-        )
 
-    def _chosen(self, only: Iterable[str] | None, exclude: Iterable[str]) -> list[Any]:
+    def _chosen(self, only: Iterable[str] | None, exclude: Iterable[str]) -> list[Subscriber]:
         subscribers = self._all_subscribers()
         names = {s.name for s in subscribers}
         wanted, unwanted = None if only is None else set(only), set(exclude)

@@ -77,10 +77,15 @@ class Ack(msgspec.Struct, frozen=True, tag=True):
 
 
 class Requeue(msgspec.Struct, frozen=True, tag=True):
-    """Deliver again, not before `after` seconds.  With a failure an attempt is spent; without one it is a snooze."""
+    """Deliver again, not before `after` seconds.  With a failure an attempt is spent; without one it is a snooze.
+
+    A suspect that failed is none any more, unless it killed the process that ran it: `suspect` says that it must run
+    alone again.
+    """
 
     after: float
     failure: Failure | None = None
+    suspect: bool = False
 
 
 class Bury(msgspec.Struct, frozen=True, tag=True):

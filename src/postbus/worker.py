@@ -45,10 +45,10 @@ class ProcessDied(Exception):
 
 
 class Isolate(Protocol):
-    """Runs deliveries in a child process, one at a time; see `supervisor`."""
+    """Runs deliveries in child processes, each of which runs one at a time; see `isolate`."""
 
     async def run(self, delivery: Delivery, timeout: float) -> Outcome:
-        """Return the outcome of running it there.
+        """Return the outcome of running it there.  Cancelled, it ends the process before it returns.
 
         Raises:
             ProcessDied: when the process died under it.
@@ -136,7 +136,7 @@ class _Lane:
 class _Slot(Run):
     """A runner task's own record: what it runs now, if anything."""
 
-    __slots__ = ("cancelled_at", "lane", "leaked", "started", "task")
+    __slots__ = ("cancelled_at", "isolated", "lane", "leaked", "started", "task")
 
     def __init__(self) -> None:
         super().__init__()
@@ -144,6 +144,7 @@ class _Slot(Run):
         self.lane: _Lane | None = None
         self.started = 0.0
         self.cancelled_at: float | None = None
+        self.isolated = False  # it runs in a child process
         self.leaked = False
 
 
@@ -214,6 +215,12 @@ class Worker:
         for lane in self._lanes.values():
             self._feed(lane)
 
+    def halt(self) -> None:
+        """Start nothing more, and hand back what has not started; what runs goes on.  `stop` ends it."""
+        if self._state == "running":
+            self._state = "draining"
+            self._hand_back()
+
     async def stop(self, grace: float | None = None) -> None:
         """Stop claiming, hand back what has not started, let the running finish within `grace`, cancel the rest.
 
@@ -223,9 +230,7 @@ class Worker:
             self._state = "gone"
             return
         until = time.monotonic() + (self.settings.grace if grace is None else grace)
-        if self._state == "running":
-            self._state = "draining"
-            self._hand_back()
+        self.halt()
         await self._quiesce(until)
         for slot in self._slots:
             self._cancel(slot, "shutdown")
@@ -471,7 +476,8 @@ class Worker:
         slot.lane, slot.started, slot.deadline = lane, now, now + lane.timeout
         for observe in self._observers:
             observe(Started(delivery))
-        if lane.isolated:
+        slot.isolated = lane.isolated or (delivery.suspect and self._isolate is not None)
+        if slot.isolated:
             slot.delivery = delivery
             return None
         return lane.dispatch.start(slot, delivery)
@@ -480,8 +486,8 @@ class Worker:
         """See a run to its end.  None when its delivery was settled, or may not be settled, without it."""
         if self._watch_at is None or slot.deadline < self._watch_at:
             self._arm_watch(slot.deadline)
-        if lane.isolated:
-            outcome: Outcome = await self._run_isolated(lane, delivery)
+        if slot.isolated:
+            outcome = await self._run_isolated(slot, lane, delivery)
         else:
             outcome = await lane.dispatch.finish(slot, delivery)
         thread, slot.thread, slot.delivery = slot.thread, None, None
@@ -501,12 +507,22 @@ class Worker:
             self._finish(lane, delivery, self._not_before_lease(outcome), slot.started)
         return None
 
-    async def _run_isolated(self, lane: _Lane, delivery: Delivery) -> Outcome:
+    async def _run_isolated(self, slot: _Slot, lane: _Lane, delivery: Delivery) -> Outcome:
         assert self._isolate is not None  # noqa: S101 - the caller asked
         try:
             return await self._isolate.run(delivery, lane.timeout)
-        except ProcessDied as error:
-            return lane.dispatch.subscriber.retry.judge(error, attempt=delivery.attempt, luck=random.random())
+        except ProcessDied as died:
+            error: BaseException = died
+        except asyncio.CancelledError:  # the child process was ended with it
+            if slot.cause == "shutdown":
+                return RELEASE
+            if slot.cause != "timeout":
+                raise
+            error = TimeoutError(f"ran longer than its timeout of {lane.timeout:g} s")
+        outcome = lane.dispatch.subscriber.retry.judge(error, attempt=delivery.attempt, luck=random.random())
+        if isinstance(outcome, Requeue) and isinstance(error, ProcessDied) and not lane.isolated:
+            return Requeue(outcome.after, outcome.failure, suspect=True)
+        return outcome
 
     def _finish(self, lane: _Lane, delivery: Delivery, outcome: Outcome, started: float) -> None:
         """The delivery has ended; its slot stays taken until the settle is confirmed."""
@@ -710,20 +726,14 @@ class Worker:
         """Run what vanished workers held, one at a time with nothing beside it: whoever kills its process is known."""
         while lanes := [lane for lane in self._lanes.values() if lane.suspects]:
             for lane in lanes:
-                if self._isolate is None:
-                    await self._alone(lane, self._run_here)
-                else:
-                    await self._alone(lane, self._run_isolated)
+                await self._alone(lane)
         self._holding = False
         self._resume()
 
-    async def _alone(
-        self, lane: _Lane, run: Callable[[_Lane, Delivery], Coroutine[Any, Any, Outcome | None]]
-    ) -> None:
+    async def _alone(self, lane: _Lane) -> None:
         if self._isolate is None:
             self._holding = True
             await self._quiesce(None)
-        began = time.monotonic()
         claimed = await self._try_claim(lane, 1, alone=True)
         if claimed is None:
             await asyncio.sleep(lane.backoff)
@@ -734,21 +744,16 @@ class Worker:
             if self._state != "running":
                 self._release(lane, claimed.deliveries)
                 return
-            outcome = await run(lane, delivery)
-            if outcome is not None:
-                self._free -= 1
-                self._finish(lane, delivery, outcome, began)
-                await self._settled(None)
+            await self._run_alone(lane, delivery)
 
-    async def _run_here(self, lane: _Lane, delivery: Delivery) -> Outcome | None:
-        """Through an ordinary slot, so that time limits and shutdown hold for it too."""
+    async def _run_alone(self, lane: _Lane, delivery: Delivery) -> None:
+        """Through an ordinary slot, so that leases, time limits and shutdown hold for it too."""
         slot = _Slot()
         self._slots.add(slot)
         slot.task = self._loop.create_task(self._run_beside_nothing(slot, lane, delivery))
         slot.task.add_done_callback(lambda task: self._slot_ended(slot, task))
         await asyncio.wait([slot.task])
         await self._settled(None)
-        return None
 
     async def _run_beside_nothing(self, slot: _Slot, lane: _Lane, delivery: Delivery) -> None:
         now = time.monotonic()

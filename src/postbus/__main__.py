@@ -1,0 +1,5 @@
+"""`python -m postbus` is `postbus`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,126 @@
+"""The command line: arguments in, the same public calls that a user makes.  Loads a command only when it is run."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import NoReturn
+
+import click
+
+from .. import __version__
+from ..errors import (
+    CodecError,
+    ConfigError,
+    InvalidName,
+    PostbusError,
+    TransportBroken,
+    TransportError,
+    UnknownEvent,
+    UnknownSubscription,
+)
+from ..shown import printable
+
+__all__ = ["main", "postbus"]
+
+# command -> (module, attribute, what it does)
+_COMMANDS = MappingProxyType(
+    {
+        "worker": ("worker", "worker", "Run an app's subscribers."),
+        "publish": ("publish", "publish", "Publish an event, or a file of them."),
+        "status": ("status", "status", "Show how every subscription stands."),
+        "events": ("events", "events", "List declared and stored events."),
+        "dead": ("dead", "dead", "List, show, replay, discard and export dead letters."),
+        "subs": ("subs", "subs", "List, pause, resume, rename, retire and rewind subscriptions."),
+        "setup": ("setup", "setup", "Create tables and make this app's declarations current."),
+        "doctor": ("doctor", "doctor", "Check an app and its transport."),
+        "demo": ("misc", "demo", "Watch a real stream of events flow."),
+        "bench": ("bench", "bench", "Measure this machine and a transport."),
+        "init": ("misc", "init", "Write a small app to start from."),
+        "completion": ("misc", "completion", "Print a shell's completion script."),
+        "version": ("misc", "version", "Print the version."),
+    }
+)
+_ALIASES = MappingProxyType({"run": "worker"})
+
+
+class _Commands(click.Group):
+    """Sub-commands by table, imported when one is run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = _COMMANDS.get(_ALIASES.get(cmd_name, cmd_name))
+        if found is None:
+            return None
+        module, attribute, _ = found
+        command: click.Command = getattr(importlib.import_module(f"postbus.cli.{module}"), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """So that `postbus run` reads the variables of `postbus worker`, too."""
+        _, command, rest = super().resolve_command(ctx, args)
+        return command and command.name, command, rest
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, what) for name, (_, _, what) in _COMMANDS.items()])
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "POSTBUS", "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="postbus")
+@click.option("--no-color", is_flag=True, help="No colours, as with NO_COLOR in the environment.")
+def postbus(no_color: bool) -> None:
+    """The event bus for Python.
+
+    APP is where the bus is: module:attribute, such as shop:bus.  It may be left out where POSTBUS_APP, or app= in
+    [tool.postbus] of pyproject.toml, says it.
+    """
+    if no_color:
+        os.environ["NO_COLOR"] = "1"
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 well, 1 failed, 2 wrong usage, 3 no connection, 4 a check failed, 5 forced."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        result = postbus.main(arguments, prog_name="postbus", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.message = printable(error.message, keep="\n")
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except PostbusError as error:
+        click.echo(f"Error: {printable(str(error), keep=chr(10))}", err=True)
+        return _exit_code(error)
+
+
+def _exit_code(error: PostbusError) -> int:
+    match error:
+        case ConfigError() | InvalidName() | UnknownEvent() | UnknownSubscription() | CodecError():
+            return 2
+        case TransportBroken():
+            return 1
+        case TransportError():
+            return 3
+        case _:
+            return 1

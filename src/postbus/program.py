@@ -1,0 +1,87 @@
+"""From `module:attribute` to the bus of a program.  Loads the bus only when asked: who supervises must stay small."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from .bus import Bus
+
+__all__ = ["Program", "is_place"]
+
+_EXAMPLE = "expected module:attribute, such as shop:bus"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Where a program's bus is.
+
+    Attributes:
+        place: `module:attribute`.
+        app_dir: the directory that the module is imported from, beside the usual ones.
+        factory: the attribute is a function that returns the bus.
+    """
+
+    place: str
+    app_dir: str = "."
+    factory: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError when `place` cannot be one."""
+        if not is_place(self.place):
+            hint = f"; do you mean {self.place[:-3].replace('/', '.')}:bus?" if self.place.endswith(".py") else ""
+            raise ConfigError(f"{self.place!r} is not an app: {_EXAMPLE}{hint}")
+
+    def load(self) -> Bus:
+        """Import the module and return its bus.
+
+        Raises:
+            ConfigError: when the module or the attribute is missing, or is no bus.  What the module itself raises on
+                import is passed on as it is.
+        """
+        module, _, path = self.place.partition(":")
+        if self.app_dir not in sys.path:
+            sys.path.insert(0, self.app_dir)
+        found: Any = self._module(module)
+        for name in path.split("."):
+            if not hasattr(found, name):
+                raise ConfigError(f"{module} has no attribute {path!r}: {_EXAMPLE}{self._buses(module)}")
+            found = getattr(found, name)
+        return self._checked(found() if self.factory and callable(found) else found)
+
+    def _module(self, module: str) -> Any:
+        try:
+            return importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
+                raise  # the module is there, and imports something that is not
+            raise ConfigError(
+                f"there is no module {error.name!r} in {self.app_dir!r} or among the installed ones: {_EXAMPLE}, "
+                f"or --app-dir"
+            ) from None
+
+    def _checked(self, found: Any) -> Bus:
+        if _is_bus(found):
+            bus: Bus = found
+            return bus
+        hint = "; is it a function that returns one? Then add --factory" if callable(found) and not self.factory else ""
+        raise ConfigError(f"{self.place} is a {type(found).__name__}, not a postbus.Bus{hint}")
+
+    def _buses(self, module: str) -> str:
+        names = [name for name, value in vars(sys.modules[module]).items() if _is_bus(value)]
+        return f"; there is {module}:{names[0]}" if names else ""
+
+
+def is_place(text: str) -> bool:
+    """Whether `text` has the form `module:attribute`."""
+    module, colon, path = text.partition(":")
+    return bool(colon) and all(part.isidentifier() for part in (*module.split("."), *path.split(".")))
+
+
+def _is_bus(value: object) -> bool:
+    return isinstance(value, importlib.import_module("postbus.bus").Bus)

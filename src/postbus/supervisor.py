@@ -1,0 +1,341 @@
+"""Keeps worker processes running: starts, watches, restarts and ends them.  Knows nothing of what they run.
+
+Each child holds one end of a socket.  It reports what it does; it is told to stop; and the end of the connection tells
+each side that the other is gone, however it died.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import selectors
+import signal
+import socket
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Protocol
+
+__all__ = ["ABANDONED", "Board", "Child", "Supervisor"]
+
+log = logging.getLogger("postbus.supervisor")
+
+# Exit codes, as of the command line.
+FAILED, WRONG, UNREACHABLE, ABANDONED = 1, 2, 3, 5
+
+# A child that dies before it is ready gets so many tries.
+_TRIES = 5
+_PAUSE = (0.1, 5.0)
+# Crashes older than this do not slow a restart down.
+_FORGET = 30.0
+# Between the end of the grace and the kill: the child itself ends a little earlier, and says what it abandons.
+_MERCY = 1.0
+_TICK = 1.0
+_ROLL = 0
+
+# How a child is started: its number, the descriptor of its socket, and whether it replaces one that had been ready.
+Command = Callable[[int, int, bool], Sequence[str]]
+
+
+class Board(Protocol):
+    """Where the state of the processes is shown; see `health`."""
+
+    def show(self, workers: Sequence[dict[str, Any]]) -> None:
+        """Take the newest state of every worker process."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class Child:
+    """One worker process, as its supervisor sees it."""
+
+    index: int
+    process: subprocess.Popen[bytes]
+    link: socket.socket
+    replaces: Child | None = None
+    again: bool = False  # it follows one that died
+    ready: bool = False
+    grace: float = 25.0
+    heard_at: float = field(default_factory=time.monotonic)
+    says: dict[str, Any] = field(default_factory=dict)
+    failed: str | None = None
+    fatal: bool = False
+    kill_at: float | None = None  # set when it was told to stop
+    killed: bool = False
+    heard: bytes = b""
+
+    def stop(self) -> None:
+        """Tell it to stop, once.  One that is not ready runs nothing, and may not listen yet."""
+        if self.kill_at is not None:
+            return
+        self.kill_at = time.monotonic() + self.grace + _MERCY
+        with suppress(OSError):  # it is gone already
+            self.link.sendall(b"stop\n")
+        if not self.ready:
+            self.process.terminate()
+
+    def kill(self) -> None:
+        """End it now."""
+        self.killed = True
+        self.process.kill()
+
+    def hear(self) -> bool:
+        """Take in what it reports; return whether it may report more."""
+        more = True
+        with suppress(OSError):
+            while chunk := self.link.recv(65536, socket.MSG_DONTWAIT):
+                self.heard += chunk
+            more = False
+        *lines, self.heard = self.heard.split(b"\n")
+        for line in lines:
+            self._note(json.loads(line))
+        return more
+
+    def _note(self, report: dict[str, Any]) -> None:
+        self.heard_at = time.monotonic()
+        self.says |= report
+        self.ready = self.ready or bool(report.get("ready"))
+        self.grace = float(report.get("grace", self.grace))
+        self.failed = report.get("failed", self.failed)
+        self.fatal = self.fatal or bool(report.get("fatal"))
+
+    @property
+    def ending(self) -> str:
+        """How it ended, for people."""
+        code = self.process.returncode
+        if code is None:
+            return "runs"
+        if code >= 0:
+            return f"ended with exit code {code}"
+        try:
+            return f"was killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"was killed by signal {-code}"
+
+    def state(self) -> dict[str, Any]:
+        """For the board."""
+        return {
+            "worker": self.index,
+            "pid": self.process.pid,
+            "ready": self.ready and self.kill_at is None,
+            "starting": not self.ready and not self.again,
+            "failed": self.failed,
+            "heard_ago": round(time.monotonic() - self.heard_at, 3),
+            **{name: value for name, value in self.says.items() if name not in ("ready", "failed", "fatal")},
+        }
+
+
+class Supervisor:
+    """Runs `processes` children until it is told to stop, or until they end by themselves."""
+
+    def __init__(
+        self, command: Command, *, processes: int = 1, until_done: bool = False, board: Board | None = None
+    ) -> None:
+        """Args:
+        command: makes the command line of a child.
+        processes: how many run.
+        until_done: a child that ends well is done; else another takes its place.
+        board: is shown the state of the processes, each second and at each change.
+        """
+        self._command = command
+        self._processes = processes
+        self._until_done = until_done
+        self._board = board
+        self._children: list[Child] = []
+        self._due: dict[int, float] = {}
+        self._early_deaths = dict.fromkeys(range(processes), 0)
+        self._was_ready = dict.fromkeys(range(processes), False)
+        self._crashes: dict[int, deque[float]] = {index: deque(maxlen=10) for index in range(processes)}
+        self._rolling: deque[int] = deque()
+        self._stops = 0
+        self._stopping = False
+        self._code = 0
+        self._selector = selectors.DefaultSelector()
+        self._wake_in, self._wake_out = socket.socketpair()
+        for end in (self._wake_in, self._wake_out):
+            end.setblocking(False)
+        self._selector.register(self._wake_out, selectors.EVENT_READ)
+
+    def roll(self) -> None:
+        """Replace the children one by one, each only when its successor is ready.  From any thread."""
+        with suppress(OSError):
+            self._wake_in.send(bytes([_ROLL]))
+
+    def run(self) -> int:
+        """Supervise, on the main thread; return the exit code."""
+        with self._signals():
+            for index in range(self._processes):
+                self._start(index)
+            while self._children or self._due:
+                self._wait()
+                self._start_due()
+                for child in tuple(self._children):
+                    self._look_at(child)
+                self._roll_on()
+                self._show()
+        self._selector.close()
+        return self._code
+
+    # -- what happens
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Signals arrive as bytes on a socket, so that none is missed between two looks."""
+        heeded = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
+        wakeup = signal.set_wakeup_fd(self._wake_in.fileno(), warn_on_full_buffer=False)
+        before = {number: signal.signal(number, _noted) for number in heeded}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(wakeup)
+
+    def _wait(self) -> None:
+        now = time.monotonic()
+        times = [*self._due.values(), *(c.kill_at for c in self._children if c.kill_at is not None and not c.killed)]
+        if self._board is not None:
+            times.append(now + _TICK)
+        timeout = max(0.0, min(times) - now) if times else None
+        for key, _ in self._selector.select(timeout):
+            if key.fileobj is self._wake_out:
+                for wish in self._wake_out.recv(4096):
+                    self._heed(wish)
+            elif not key.data.hear():
+                self._selector.unregister(key.fileobj)
+
+    def _heed(self, wish: int) -> None:
+        match wish:
+            case signal.SIGTERM | signal.SIGINT:
+                self._stops += 1
+                if self._stops == 1:
+                    log.info("%s: stopping; once more ends at once", signal.Signals(wish).name)
+                    self._stop_all(0)
+                else:
+                    self._end_now()
+            case signal.SIGHUP | 0:
+                self._rolling = deque(range(self._processes))
+            case signal.SIGUSR1:
+                for child in self._children:
+                    with suppress(OSError):
+                        child.link.sendall(b"dump\n")
+
+    def _look_at(self, child: Child) -> None:
+        if child.process.poll() is not None:
+            child.hear()
+            self._forget(child)
+            self._ended(child)
+        elif child.kill_at is not None and time.monotonic() >= child.kill_at and not child.killed:
+            log.critical("worker %d (pid %d) does not end: killed", child.index, child.process.pid)
+            child.kill()
+        elif child.ready:
+            self._was_ready[child.index] = True
+            self._early_deaths[child.index] = 0
+            if child.replaces is not None:
+                child.replaces.stop()
+
+    def _ended(self, child: Child) -> None:
+        """Decide what follows the end of a child."""
+        code = child.process.returncode
+        replaced = any(other.replaces is child for other in self._children)
+        if child.kill_at is not None or self._stopping:
+            self._note_stop(child)
+        elif child.replaces in self._children and not child.ready:
+            log.error("the new worker %d %s: the old one goes on", child.index, child.ending)
+            self._rolling.clear()
+        elif child.fatal:
+            self._stop_all(FAILED)
+        elif replaced:
+            log.error("worker %d (pid %d) %s while its successor starts", child.index, child.process.pid, child.ending)
+        elif self._until_done and code == 0:
+            log.info("worker %d is done", child.index)
+        elif not child.ready and not self._was_ready[child.index] and code in (WRONG, UNREACHABLE):
+            self._stop_all(code)  # it said why, and trying again would not help
+        else:
+            self._restart(child)
+
+    def _note_stop(self, child: Child) -> None:
+        """It was told to stop; what it left undone is told by the exit code."""
+        if child.killed or child.process.returncode == ABANDONED:
+            log.warning("worker %d (pid %d) abandoned what it ran", child.index, child.process.pid)
+            if self._stopping:
+                self._code = self._code or ABANDONED
+        elif self._stopping and child.process.returncode > 0:
+            self._code = self._code or FAILED
+
+    # -- start and stop
+
+    def _start(self, index: int, replaces: Child | None = None) -> None:
+        ours, its = socket.socketpair()
+        with its:
+            again = self._was_ready[index] or self._early_deaths[index] > 0
+            process = subprocess.Popen(self._command(index, its.fileno(), again), pass_fds=[its.fileno()])
+        child = Child(index, process, ours, replaces, again=again and replaces is None)
+        self._children.append(child)
+        self._selector.register(ours, selectors.EVENT_READ, child)
+
+    def _start_due(self) -> None:
+        for index, at in tuple(self._due.items()):
+            if time.monotonic() >= at:
+                del self._due[index]
+                self._start(index)
+
+    def _restart(self, child: Child) -> None:
+        index, now = child.index, time.monotonic()
+        if not child.ready:
+            self._early_deaths[index] += 1
+            if self._early_deaths[index] >= _TRIES:
+                log.critical("worker %d %s before it was ready, %d times: giving up", index, child.ending, _TRIES)
+                code = child.process.returncode
+                self._stop_all(code if code in (WRONG, UNREACHABLE) else FAILED)
+                return
+        crashes = self._crashes[index]
+        recent = sum(1 for at in crashes if at > now - _FORGET)
+        crashes.append(now)
+        pause = min(_PAUSE[0] * 2 ** (recent - 1), _PAUSE[1]) if recent else 0.0
+        log.error("worker %d (pid %d) %s; another starts in %.1f s", index, child.process.pid, child.ending, pause)
+        self._due[index] = now + pause
+
+    def _forget(self, child: Child) -> None:
+        with suppress(KeyError):  # it had hung up already
+            self._selector.unregister(child.link)
+        child.link.close()
+        self._children.remove(child)
+
+    def _stop_all(self, code: int) -> None:
+        self._code = self._code or code
+        self._stopping = True
+        self._due.clear()
+        self._rolling.clear()
+        for child in self._children:
+            child.stop()
+
+    def _end_now(self) -> None:
+        """Nothing is lost: what was running may run again."""
+        log.warning("ending at once")
+        self._code = ABANDONED
+        for child in self._children:
+            child.kill()
+
+    def _roll_on(self) -> None:
+        if not self._rolling or any(c.replaces in self._children for c in self._children if c.replaces is not None):
+            return
+        index = self._rolling.popleft()
+        old = next((c for c in self._children if c.index == index), None)
+        if old is None:  # it is being restarted anyway
+            return
+        log.info("replacing worker %d (pid %d)", index, old.process.pid)
+        self._start(index, replaces=old)
+
+    def _show(self) -> None:
+        if self._board is not None:
+            gone = [{"worker": index, "pid": None, "ready": False} for index in self._due]
+            self._board.show([*(child.state() for child in self._children), *gone])
+
+
+def _noted(number: int, frame: FrameType | None) -> None:
+    """The byte on the wake-up socket says it; this only keeps the default action from happening."""
