@@ -8,6 +8,7 @@ import hashlib
 import io
 import itertools
 import json
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -30,10 +31,12 @@ from postbus.demo.outside import Outside
 from postbus.demo.plain import Lines
 from postbus.demo.records import Entry, Reader
 from postbus.demo.report import as_json, as_text
+from postbus.demo.roster import Member, Roster
 from postbus.demo.screen import draw
 from postbus.demo.services import Desk, Refused, Request, Unavailable, ask
-from postbus.demo.sight import Lane, News, Sight, WorkerSight, strip_of
+from postbus.demo.sight import Lane, News, Sight, strip_of
 from postbus.demo.storm import SCRIPT, happenings, mends_left, window
+from postbus.transport import WorkerInfo
 
 # -- the data
 
@@ -229,6 +232,50 @@ def test_a_record_is_read_line_by_line_and_a_line_on_its_way_is_left_for_later(t
     assert reader.new_entries() == []
 
 
+# -- the roster
+
+
+def a_beat(owner: str, pid: int, *, draining: bool = False, host: str | None = None) -> WorkerInfo:
+    return WorkerInfo(
+        owner=owner,
+        host=host or socket.gethostname(),
+        pid=pid,
+        version="1",
+        started_at=datetime(2013, 2, 7, tzinfo=NEW_YORK),
+        subscriptions=("crews",),
+        concurrency=10,
+        state="draining" if draining else "running",
+    )
+
+
+def test_a_worker_that_is_listed_though_its_process_is_gone_has_died() -> None:
+    living = {1, 2}
+    roster = Roster(living.__contains__)
+    roster.update([a_beat("a", 1), a_beat("b", 2)])
+    living.remove(2)
+    roster.update([a_beat("a", 1), a_beat("b", 2)])
+    assert [member.state for member in roster.members()] == ["running", "killed"]
+    assert [member.pid for member in roster.died()] == [2]
+    roster.update([a_beat("a", 1)])
+    assert (roster.died(), [member.number for member in roster.living()]) == ([], [1])
+
+
+def test_a_worker_that_took_itself_off_the_list_has_ended() -> None:
+    roster = Roster(lambda pid: pid == 1)
+    roster.update([a_beat("a", 1), a_beat("b", 2, host="elsewhere")])
+    roster.update([a_beat("a", 1, draining=True)])
+    assert [member.state for member in roster.members()] == ["stopping", "gone"]
+    assert roster.died() == []
+
+
+def test_each_worker_that_comes_is_told_once() -> None:
+    roster = Roster(lambda _: True)
+    roster.update([a_beat("a", 1)])
+    assert [member.number for member in roster.arrived()] == [1]
+    roster.update([a_beat("a", 1), a_beat("b", 2)])
+    assert [member.number for member in roster.arrived()] == [2]
+
+
 # -- the ledger
 
 
@@ -357,8 +404,10 @@ def test_the_work_of_a_killed_worker_is_followed_to_whoever_did_it() -> None:
     story.does("start", 0, by=1)
     story.does("done", 0, by=1)
     story.does("start", 1, by=1)
+    story.does("failed", 1, by=1)
+    story.does("start", 1, by=1)
     story.does("start", 2, by=1)
-    story.killed = [Killed(worker=1, pid=1, at=4.0, pids=frozenset({1}))]
+    story.killed = [Killed(worker=1, pid=1, at=6.0)]
     story.does("done", 1, by=2)
     story.stored = {story.published[2].id}
     (take_over,) = story.ledger().take_overs
@@ -401,8 +450,8 @@ def a_sight(**changes: object) -> Sight:
             Lane(name="rebooking", done=310, waiting=121, running=18, retrying=90, dead=14),
         ),
         workers=(
-            WorkerSight(number=1, pid=4_123, state="running", done=4_100),
-            WorkerSight(number=2, pid=4_124, state="killed", done=3_900),
+            Member(number=1, pid=4_123, state="running"),
+            Member(number=2, pid=4_124, state="killed"),
         ),
         trouble={"rebooking": "down"},
         news=(

@@ -11,6 +11,7 @@ import threading
 import time
 
 from .airport import bus_at
+from .crew import alive
 from .place import PARENT, VARIABLE, Place
 
 __all__ = ["bus"]
@@ -18,13 +19,12 @@ __all__ = ["bus"]
 bus = bus_at(Place.load(os.environ.get(VARIABLE)))
 
 
-def _end_with(parent: int) -> None:
-    """Stop this worker when the demo that started it is gone, however it went."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGTERM)
+def _end_with(demo: int) -> None:
+    """End the supervisor of this worker when the demo that started it is gone, however it went."""
+    while alive(demo):
+        time.sleep(1)
+    os.kill(os.getppid(), signal.SIGTERM)
 
 
-# A worker's own child processes import this module too; they end with the worker.
-if os.environ.get(PARENT) == str(os.getppid()):
-    threading.Thread(target=_end_with, args=(os.getppid(),), name="parent", daemon=True).start()
+if PARENT in os.environ:
+    threading.Thread(target=_end_with, args=(int(os.environ[PARENT]),), name="demo", daemon=True).start()

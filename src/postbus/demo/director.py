@@ -9,7 +9,7 @@ from typing import Protocol
 from postbus import Bus
 
 from .announcer import Announcer
-from .crew import Crew, Worker
+from .crew import Crew
 from .outside import Outside
 from .sight import Lane, Mood
 from .storm import Act, Happening
@@ -24,9 +24,6 @@ FIRST_DEAD = {
     "crews": "a diverted flight has no hours on record: a dead letter, for a person to look at",
 }
 
-# Until a killed worker is replaced: long enough to see the others do without it.
-ABSENCE = 2.5
-
 
 class Tell(Protocol):
     """Takes one sentence of news."""
@@ -40,16 +37,26 @@ class Director:
     """Acts on the bus, the workers and the outside."""
 
     def __init__(
-        self, *, bus: Bus, crew: Crew, outside: Outside, announcer: Announcer, watch: Watch, lease: float, tell: Tell
+        self,
+        *,
+        bus: Bus,
+        crew: Crew,
+        outside: Outside,
+        announcer: Announcer,
+        watch: Watch,
+        size: int,
+        lease: float,
+        tell: Tell,
     ) -> None:
         self._bus = bus
         self._crew = crew
         self._outside = outside
         self._announcer = announcer
         self._watch = watch
+        self._size = size
         self._lease = lease
         self._tell = tell
-        self._refill_at: float | None = None
+        self._ordered_dead: set[int] = set()
         self._to_remark = dict(FIRST_DEAD)
 
     async def perform(self, act: Act, upcoming: Sequence[Happening]) -> None:
@@ -61,7 +68,7 @@ class Director:
                 self._outside.tell("down", "rebooking")
                 self._tell("the rebooking service went down: retries begin, its backlog grows", "bad")
             case "kill worker":
-                self._kill()
+                await self._kill()
             case "rebooking up":
                 self._outside.tell("up", "rebooking")
                 self._tell("the rebooking service is back, and the backlog drains", "good")
@@ -71,8 +78,8 @@ class Director:
                 await self.replay("refunds")
             case "replay rebooking":
                 await self.replay("rebooking")
-            case "restart worker":
-                self._restart()
+            case "deploy":
+                self._deploy()
             case "pause crews":
                 await self._bus.subscriptions.pause("crews")
                 self._tell("payroll closes its month: 'crews' is paused, and its events wait")
@@ -85,42 +92,42 @@ class Director:
         if count:
             self._tell(f"a transaction with {count} announcements failed: board and bus kept none; told again")
 
-    def _kill(self) -> None:
-        running = self._crew.running()
-        if running:
-            worker = max(running, key=lambda worker: len(self._watch.running_in(worker)))
-            self._crew.kill(worker)
-            self.report_death(worker, "was killed (SIGKILL)")
+    async def _kill(self) -> None:
+        member = self._watch.busiest()
+        if member is not None:
+            await self._crew.kill(member.pid)
+            self._ordered_dead.add(member.pid)
+            await self._watch.ask()
+            self.follow_the_crew()
 
-    def report_death(self, worker: Worker, how: str) -> None:
-        """Say that a worker is dead, and plan for another."""
-        orphans = self._watch.mourn(worker)
-        what = "1 delivery moves" if orphans.unfinished == 1 else f"its {orphans.unfinished} deliveries move"
-        self._tell(f"worker {worker.number} {how}: {what} when its lease of {self._lease:g} s ends", "bad")
-        self._refill_at = time.monotonic() + ABSENCE
+    def follow_the_crew(self) -> None:
+        """Say who came and who died, and when the last of what a dead one had left was done.
 
-    def report_taken_over(self, orphans: Orphans) -> None:
-        """Say that everything a dead worker had left was done by others."""
-        killed = orphans.killed
-        seconds = time.monotonic() - killed.at
-        what = "delivery" if orphans.unfinished == 1 else f"{orphans.unfinished} deliveries"
-        self._tell(f"the {what} of worker {killed.worker} were done by others, {seconds:.1f} s after its death", "good")
+        Raises:
+            CrewFailed: when there is no supervisor left to keep the crew.
+        """
+        self._crew.check()
+        for member in self._watch.roster.died():
+            self._report_death(self._watch.mourn(member), ordered=member.pid in self._ordered_dead)
+        for member in self._watch.roster.arrived():
+            if member.number > self._size:
+                self._tell(f"worker {member.number} (pid {member.pid}) joins", "good")
+        for orphans in self._watch.taken_over():
+            seconds = time.monotonic() - orphans.killed.at
+            what = f"what worker {orphans.killed.worker} had begun was done by others"
+            self._tell(f"{what}, {seconds:.1f} s after its death", "good")
 
-    def _restart(self) -> None:
-        running = self._crew.running()
-        if running:
-            self._crew.stop(running[0])
-            numbers = " and ".join(str(worker.number) for worker in self._crew.fill())
-            self._tell(f"a deploy: worker {running[0].number} was asked to stop (SIGTERM), worker {numbers} starts")
+    def _report_death(self, orphans: Orphans, *, ordered: bool) -> None:
+        how = "was killed (SIGKILL)" if ordered else "died, and not by the script"
+        what = "1 delivery" if orphans.unfinished == 1 else f"{orphans.unfinished} deliveries"
+        self._tell(
+            f"worker {orphans.killed.worker} {how} amid {what}: they move when its lease of {self._lease:g} s ends",
+            "bad",
+        )
 
-    def keep_the_crew(self) -> None:
-        """Notice who died without the script's doing, and replace the dead when it is time."""
-        for worker in self._crew.look():
-            self.report_death(worker, "died, and not by this script")
-        if self._refill_at is not None and time.monotonic() > self._refill_at:
-            self._refill_at = None
-            for worker in self._crew.fill():
-                self._tell(f"worker {worker.number} (pid {worker.pid}) takes the empty place", "good")
+    def _deploy(self) -> None:
+        self._crew.replace_all()
+        self._tell("a deploy: each worker ends when its successor is ready, and hands back what it has not begun")
 
     def remark(self, lanes: Sequence[Lane]) -> None:
         """Say what is seen for the first time."""

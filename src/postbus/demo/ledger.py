@@ -39,12 +39,11 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Killed:
-    """A worker that was killed, and when.  `pids` are all processes it ran deliveries in."""
+    """A worker that was killed, and when."""
 
     worker: int
     pid: int
     at: float
-    pids: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,14 +211,13 @@ def _order(published: Sequence[Accepted], entries: Iterable[Entry]) -> tuple[int
 
 def _take_over(killed: Killed, entries: Iterable[Entry]) -> TakeOver:
     """Follow what a killed worker had started: whoever does it afterwards has taken it over."""
-    entries = list(entries)
-    started = {(e.subscription, e.event) for e in entries if e.pid in killed.pids and e.what == "start"}
-    ended = {(e.subscription, e.event) for e in entries if e.pid in killed.pids and e.what != "start"}
-    left = started - ended
+    left: set[tuple[str, UUID]] = set()
     taken: dict[tuple[str, UUID], float] = {}
-    for entry in entries:
+    for entry in sorted(entries, key=lambda entry: entry.at):
         delivery = (entry.subscription, entry.event)
-        if entry.pid not in killed.pids and entry.what == "done" and delivery in left:
-            taken[delivery] = min(entry.at, taken.get(delivery, entry.at))
+        if entry.pid == killed.pid:
+            (left.add if entry.what == "start" else left.discard)(delivery)
+        elif entry.at > killed.at and entry.what == "done" and delivery in left:
+            taken.setdefault(delivery, entry.at)
     seconds = max(taken.values(), default=killed.at) - killed.at if len(taken) == len(left) else None
     return TakeOver(killed.worker, killed.pid, len(left), len(taken), seconds)

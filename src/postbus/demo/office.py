@@ -35,7 +35,7 @@ class _Office:
 
     def __init__(self, record: Path, seed: int) -> None:
         self.desks = all_desks()
-        self._dice = random.Random(seed)  # noqa: S311 - how long one waits is no secret
+        self._dice = random.Random(seed)
         self._record = os.open(record, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def obey(self, order: str) -> None:

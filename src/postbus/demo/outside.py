@@ -18,7 +18,7 @@ class Outside:
 
     def __init__(self, folder: Path, seed: int) -> None:
         self._record = folder / "services.log"
-        self._process = subprocess.Popen(  # noqa: S603 - this interpreter, our own module, no shell
+        self._process = subprocess.Popen(
             (sys.executable, "-m", "postbus.demo.office", str(folder), str(seed)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

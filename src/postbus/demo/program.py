@@ -119,7 +119,7 @@ async def _perform(options: DemoOptions, folder: Path, out: TextIO, err: TextIO)
     pace = window(told, seconds=options.seconds, speed=options.speed)
     async with _opened(options, folder) as (place, outside, bus, connection):
         crew = Crew(folder, options.workers)
-        watch = Watch(bus, crew, Reader(place.records))
+        watch = Watch(bus, Reader(place.records))
         announcer = Announcer(bus, connection, enlists=place.enlists)
         with _view(options, out, err) as view:
             stage = Stage(
@@ -129,11 +129,10 @@ async def _perform(options: DemoOptions, folder: Path, out: TextIO, err: TextIO)
                 weather=read_weather(),
                 connection=connection,
                 announcer=announcer,
-                crew=crew,
                 outside=outside,
                 watch=watch,
                 show=view.show,
-                tries=lambda: _tries(folder, crew),
+                tries=lambda: _tries(folder, watch),
             )
             director = Director(
                 bus=bus,
@@ -141,6 +140,7 @@ async def _perform(options: DemoOptions, folder: Path, out: TextIO, err: TextIO)
                 outside=outside,
                 announcer=announcer,
                 watch=watch,
+                size=options.workers,
                 lease=place.lease,
                 tell=stage.tell,
             )
@@ -168,6 +168,7 @@ async def _opened(options: DemoOptions, folder: Path) -> AsyncIterator[tuple[Pla
             port=outside.port(),
         )
         place.save()
+        (folder / "env").write_text(f"export {VARIABLE}={folder} POSTBUS_APP=postbus.demo.app:bus\n")
         async with bus_at(place) as bus:
             connection = board.open_board(place.board)
             try:
@@ -244,11 +245,12 @@ def _report(options: DemoOptions, ledger: Ledger, broken: str | None, stage: Sta
         print(f"\nIt was broken off: {broken}", file=out)
 
 
-def _tries(folder: Path, crew: Crew) -> tuple[str, ...]:
+def _tries(folder: Path, watch: Watch) -> tuple[str, ...]:
     """Three things to do while it runs."""
-    victim = next((worker.pid for worker in reversed(crew.running())), None)
+    victim = next((member.pid for member in reversed(watch.roster.living())), None)
     return (
-        f"to try in another terminal, after  export POSTBUS_DEMO={folder} POSTBUS_APP=postbus.demo.app:bus",
+        "three things to try in another terminal, after",
+        f"  . {folder}/env",
         "  postbus status --watch           the same figures from outside",
         f"  kill -9 {victim or 'PID'}".ljust(35) + "a worker dies, and nothing is lost",
         "  postbus dead list                what was given up on, and why",

@@ -13,9 +13,10 @@ from .board import Airport
 from .events import FlightCancelled, FlightDeparted
 from .flights import Hour
 from .records import Entry
+from .roster import Member
 from .storm import Happening
 
-__all__ = ["Lane", "Mood", "News", "Sight", "Strip", "Tally", "WorkerSight", "strip_of", "weather_at"]
+__all__ = ["Lane", "Mood", "News", "Sight", "Strip", "Tally", "strip_of", "weather_at"]
 
 Delivery: TypeAlias = tuple[str, UUID]
 Mood: TypeAlias = Literal["bad", "good", "plain"]
@@ -50,16 +51,6 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSight:
-    """One worker process."""
-
-    number: int
-    pid: int
-    state: str
-    done: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Strip:
     """The four days at a glance: how much left, and how much was cancelled, in equal steps of time."""
 
@@ -83,7 +74,7 @@ class Sight:
     airports: tuple[Airport, ...]
     grounded_seats: int
     lanes: tuple[Lane, ...]
-    workers: tuple[WorkerSight, ...]
+    workers: tuple[Member, ...]
     trouble: dict[str, str]
     news: tuple[News, ...]
     tries: tuple[str, ...]
@@ -123,7 +114,6 @@ class Tally:
 
     window: float = 3.0
     done: Counter[str] = field(default_factory=Counter)
-    by_pid: Counter[int] = field(default_factory=Counter)
     open: dict[int, set[Delivery]] = field(default_factory=dict)
     _recent: dict[str, deque[float]] = field(default_factory=dict)
 
@@ -138,7 +128,6 @@ class Tally:
             running.discard(delivery)
             if entry.what == "done":
                 self.done[entry.subscription] += 1
-                self.by_pid[entry.pid] += 1
                 self._recent.setdefault(entry.subscription, deque()).append(entry.at)
 
     def rate(self, subscription: str, now: float) -> float:

@@ -11,7 +11,6 @@ from typing import Literal
 
 from . import board
 from .announcer import Announcer
-from .crew import Crew
 from .director import Director
 from .events import FlightScheduled
 from .flights import Hour
@@ -52,7 +51,6 @@ class Stage:
         weather: tuple[Hour, ...],
         connection: sqlite3.Connection,
         announcer: Announcer,
-        crew: Crew,
         outside: Outside,
         watch: Watch,
         show: Callable[[Sight], None],
@@ -68,7 +66,6 @@ class Stage:
         self._weather = weather
         self._connection = connection
         self._announcer = announcer
-        self._crew = crew
         self._outside = outside
         self._watch = watch
         self._show = show
@@ -154,9 +151,8 @@ class Stage:
     async def _beat(self, director: Director, pause: float = TICK) -> None:
         """Look after the crew and show what is seen, now and then."""
         if time.monotonic() - self._looked_at > LOOK:
-            director.keep_the_crew()
-            for orphans in await self._watch.look():
-                director.report_taken_over(orphans)
+            await self._watch.look()
+            director.follow_the_crew()
             director.remark(self._watch.lanes())
             self._show(self._sight())
             self._looked_at = time.monotonic()
@@ -174,7 +170,7 @@ class Stage:
             airports=tuple(board.airports(self._connection)),
             grounded_seats=board.legs(self._connection, "cancelled")[1],
             lanes=self._watch.lanes(),
-            workers=self._watch.workers(),
+            workers=self._watch.roster.members(),
             trouble=dict(self._outside.trouble),
             news=tuple(self.news),
             tries=self._tries(),

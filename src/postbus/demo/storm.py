@@ -68,7 +68,7 @@ Act: TypeAlias = Literal[
     "rebooking up",
     "replay rebooking",
     "fix refunds",
-    "restart worker",
+    "deploy",
     "pause crews",
     "resume crews",
 ]
@@ -98,7 +98,7 @@ SCRIPT: tuple[Scene, ...] = (
     Scene(_moment(9, 2), "rebooking up", mends=True),
     Scene(_moment(9, 4), "replay rebooking", mends=True),
     Scene(_moment(9, 13), "fix refunds", mends=True),
-    Scene(_moment(9, 21), "restart worker"),
+    Scene(_moment(9, 21), "deploy"),
     Scene(_moment(10, 9), "pause crews"),
     Scene(_moment(10, 13), "resume crews", mends=True),
 )

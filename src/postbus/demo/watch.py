@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from postbus import Bus, Stats
+from postbus.transport import Inspectable
 
 from .airport import MEANT_FOR
-from .crew import Crew, Worker
+from .crew import alive
 from .ledger import Killed
 from .records import Entry, Reader
-from .sight import Delivery, Lane, Tally, WorkerSight
+from .roster import Member, Roster
+from .sight import Delivery, Lane, Tally
 
 __all__ = ["Orphans", "Watch"]
 
@@ -34,34 +36,34 @@ class Watch:
     Attributes:
         entries: every line of every worker's record, as read so far.
         killed: the workers that were killed.
+        roster: the workers, as they say themselves that they live.
         progressed_at: when a worker last wrote something.
     """
 
-    def __init__(self, bus: Bus, crew: Crew, reader: Reader) -> None:
+    def __init__(self, bus: Bus, reader: Reader, is_alive: Callable[[int], bool] = alive) -> None:
         self.entries: list[Entry] = []
         self.killed: list[Killed] = []
+        self.roster = Roster(is_alive)
         self.progressed_at = time.monotonic()
         self._bus = bus
-        self._crew = crew
         self._reader = reader
         self._tally = Tally()
         self._orphans: list[Orphans] = []
-        self._worker_by_pid: dict[int, int] = {}
         self._stats = Stats()
         self._asked_at = float("-inf")
 
-    async def look(self) -> list[Orphans]:
-        """Take in what is new; return the orphans whose last delivery was done meanwhile."""
+    async def look(self) -> None:
+        """Take in what is new."""
         self.read()
         if time.monotonic() - self._asked_at > FIGURES:
             await self.ask()
-        done = [orphans for orphans in self._orphans if not orphans.left]
-        self._orphans = [orphans for orphans in self._orphans if orphans.left]
-        return done
 
     async def ask(self) -> None:
-        """Ask the bus how its subscriptions stand."""
+        """Ask the bus how its subscriptions stand, and which workers live."""
         self._stats = await self._bus.stats()
+        store = self._bus.transport
+        if isinstance(store, Inspectable):
+            self.roster.update(await store.workers())
         self._asked_at = time.monotonic()
 
     def read(self) -> None:
@@ -73,38 +75,32 @@ class Watch:
         self.entries += entries
         self._tally.add(entries)
         for entry in entries:
-            if entry.pid not in self._worker_by_pid:
-                self._worker_by_pid[entry.pid] = self._worker_behind(entry.pid)
             if entry.what == "done":
                 for orphans in self._orphans:
                     orphans.left.discard((entry.subscription, entry.event))
 
-    def _worker_behind(self, pid: int) -> int:
-        """Which worker a process belongs to: each was started in a session of its own, and its children share it."""
-        try:
-            session = os.getsid(pid)
-        except (AttributeError, ProcessLookupError):  # not on Windows; or it has ended already
-            session = pid
-        return next((worker.number for worker in self._crew.workers if worker.pid in (pid, session)), 0)
+    def busiest(self) -> Member | None:
+        """The living worker with most deliveries started and not ended."""
+        return max(self.roster.living(), key=lambda member: len(self._running_in(member.pid)), default=None)
 
-    def pids_of(self, worker: Worker) -> frozenset[int]:
-        """Every process that ran deliveries for this worker."""
-        return frozenset({worker.pid, *(pid for pid, number in self._worker_by_pid.items() if number == worker.number)})
+    def _running_in(self, pid: int) -> set[Delivery]:
+        return self._tally.open.get(pid, set())
 
-    def running_in(self, worker: Worker) -> set[Delivery]:
-        """What this worker has started and not ended."""
-        return set().union(*(self._tally.open.get(pid, set()) for pid in self.pids_of(worker)))
-
-    def mourn(self, worker: Worker) -> Orphans:
+    def mourn(self, member: Member) -> Orphans:
         """Note that a worker was killed, and what it left behind."""
-        at = worker.ended_at or time.monotonic()
         self.read()
-        left = self.running_in(worker)
-        orphans = Orphans(Killed(worker.number, worker.pid, at, self.pids_of(worker)), len(left), left)
+        left = set(self._running_in(member.pid))
+        orphans = Orphans(Killed(member.number, member.pid, time.monotonic()), len(left), left)
         self.killed.append(orphans.killed)
         if left:
             self._orphans.append(orphans)
         return orphans
+
+    def taken_over(self) -> list[Orphans]:
+        """Those whose last delivery was done by others since the last call."""
+        done = [orphans for orphans in self._orphans if not orphans.left]
+        self._orphans = [orphans for orphans in self._orphans if orphans.left]
+        return done
 
     def lanes(self) -> tuple[Lane, ...]:
         """How each subscription stands: done and rate by the workers' records, the rest by the bus."""
@@ -125,16 +121,4 @@ class Watch:
             retrying=stats.retrying,
             dead=stats.dead,
             paused=stats.paused,
-        )
-
-    def workers(self) -> tuple[WorkerSight, ...]:
-        """How each worker process stands."""
-        return tuple(
-            WorkerSight(
-                number=worker.number,
-                pid=worker.pid,
-                state=worker.state,
-                done=sum(self._tally.by_pid[pid] for pid in self.pids_of(worker)),
-            )
-            for worker in self._crew.workers
         )
