@@ -8,6 +8,7 @@ import logging.config
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from .errors import ConfigError
 from .shown import printable
 
-__all__ = ["FORMATS", "LEVELS", "configure_logs"]
+__all__ = ["FORMATS", "LEVELS", "Logs"]
 
 FORMATS = ("text", "json")
 LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -24,26 +25,32 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 _EXTRA = ("event_id", "event_name", "subscription", "attempt")
 
 
-def configure_logs(
-    *, level: str = "info", form: str = "text", config: str | None = None, hide: Callable[[str], str] = str
-) -> None:
-    """Send the log to stderr; `config` names a JSON or INI file for `logging.config` that says it otherwise.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logs:
+    """Where the log goes and how it looks.
 
-    Args:
+    Attributes:
         level: the least level that is shown.
         form: 'text' or 'json'.
-        config: the file.
-        hide: takes secrets out of a line.
-
-    Raises:
-        ConfigError: when the file cannot be used.
+        config: a JSON or INI file for `logging.config` that says all of it instead.
     """
-    if config is not None:
-        _from_file(config)
-        return
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json(hide) if form == "json" else _Text(hide))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+    level: str = "info"
+    form: str = "text"
+    config: str | None = None
+
+    def configure(self, hide: Callable[[str], str] = str) -> None:
+        """Make it so for this process; `hide` takes secrets out of a line.
+
+        Raises:
+            ConfigError: when the file cannot be used.
+        """
+        if self.config is not None:
+            _from_file(self.config)
+            return
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_Json(hide) if self.form == "json" else _Text(hide))
+        logging.basicConfig(level=self.level.upper(), handlers=[handler], force=True)
 
 
 def _from_file(path: str) -> None:

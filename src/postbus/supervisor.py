@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
 
-__all__ = ["ABANDONED", "Board", "Child", "Supervisor"]
+__all__ = ["ABANDONED", "Board", "Child", "Supervisor", "ending"]
 
 log = logging.getLogger("postbus.supervisor")
 
@@ -106,15 +106,7 @@ class Child:
     @property
     def ending(self) -> str:
         """How it ended, for people."""
-        code = self.process.returncode
-        if code is None:
-            return "runs"
-        if code >= 0:
-            return f"ended with exit code {code}"
-        try:
-            return f"was killed by {signal.Signals(-code).name}"
-        except ValueError:
-            return f"was killed by signal {-code}"
+        return ending(self.process.returncode)
 
     def state(self) -> dict[str, Any]:
         """For the board."""
@@ -127,6 +119,18 @@ class Child:
             "heard_ago": round(time.monotonic() - self.heard_at, 3),
             **{name: value for name, value in self.says.items() if name not in ("ready", "failed", "fatal")},
         }
+
+
+def ending(code: int | None) -> str:
+    """How a process ended, for people."""
+    if code is None:
+        return "still runs"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
 
 
 class Supervisor:
@@ -217,12 +221,14 @@ class Supervisor:
                     self._stop_all(0)
                 else:
                     self._end_now()
-            case signal.SIGHUP | 0:
+            case signal.SIGHUP | 0:  # 0 is `roll`
                 self._rolling = deque(range(self._processes))
             case signal.SIGUSR1:
                 for child in self._children:
                     with suppress(OSError):
                         child.link.sendall(b"dump\n")
+            case _:  # SIGCHLD: the look at every child follows anyway
+                pass
 
     def _look_at(self, child: Child) -> None:
         if child.process.poll() is not None:

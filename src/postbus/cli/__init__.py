@@ -66,7 +66,7 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """So that `postbus run` reads the variables of `postbus worker`, too."""
         _, command, rest = super().resolve_command(ctx, args)
-        return command and command.name, command, rest
+        return command.name if command is not None else None, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -100,8 +100,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         result = postbus.main(arguments, prog_name="postbus", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
-        error.message = printable(error.message, keep="\n")
-        error.show()
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            click.echo(error.ctx.get_usage(), err=True)
+        click.echo(f"Error: {printable(error.format_message(), keep=chr(10))}", err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)

@@ -15,20 +15,18 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
 from typing import Any
 
 from ..bus import Bus
 from ..errors import ConfigError, PostbusError, TransportBroken, TransportError
 from ..failure import redacted
 from ..isolate import Isolation
-from ..logs import configure_logs
 from ..observe import Fact, Started
-from ..program import Program
 from ..supervisor import ABANDONED, FAILED, UNREACHABLE, WRONG
 from ..worker import Worker
+from .orders import Orders
 
-__all__ = ["Orders", "main", "opened"]
+__all__ = ["main", "opened"]
 
 log = logging.getLogger("postbus.process")
 
@@ -37,45 +35,6 @@ _PAUSE = (0.05, 2.0)
 _LOOK_IDLE = 0.02
 # The process ends so long after the grace, whatever still runs; the supervisor's kill comes a little later.
 _MERCY = 0.9
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Orders:
-    """What the command line tells a worker process; None leaves a setting to the bus."""
-
-    place: str
-    app_dir: str = "."
-    factory: bool = False
-    only: list[str] | None = None
-    exclude: list[str] | None = None
-    concurrency: int | None = None
-    lease: float | None = None
-    grace: float | None = None
-    name: str | None = None
-    burst: bool = False
-    max_messages: int | None = None
-    connect_timeout: float = 30.0
-    loop: str = "auto"
-    log_level: str = "info"
-    log_format: str = "text"
-    log_config: str | None = None
-
-    @property
-    def program(self) -> Program:
-        """Where the bus is."""
-        return Program(self.place, self.app_dir, self.factory)
-
-    def worker(self, bus: Bus, isolation: Isolation | None) -> Worker:
-        """A worker as ordered, not yet started."""
-        return bus.make_worker(
-            only=self.only or None,
-            exclude=self.exclude or (),
-            isolate=isolation,
-            concurrency=self.concurrency,
-            lease=self.lease,
-            grace=self.grace,
-            name=self.name,
-        )
 
 
 class Link:
@@ -149,8 +108,8 @@ class Process:
         self._loop.add_signal_handler(signal.SIGUSR1, self._dump)
         self._link.listen(self._heard)
         shared = bus.transport.traits.shared
-        isolation = Isolation(self._orders.program, log_level=self._orders.log_level) if shared else None
-        self._worker = worker = self._orders.worker(bus, isolation)
+        isolation = Isolation(self._orders.program, self._orders.logs) if shared else None
+        self._worker = worker = _worker(bus, self._orders, isolation)
         if not worker.info().subscriptions:
             raise ConfigError(f"{self._orders.place} has no subscribers to run: declare one with @bus.subscriber(...)")
         self._grace = worker.settings.grace
@@ -287,6 +246,19 @@ async def opened(bus: Bus, stack: AsyncExitStack, patience: float, stop: asyncio
         pause = min(2 * pause, _PAUSE[1])
 
 
+def _worker(bus: Bus, orders: Orders, isolation: Isolation | None) -> Worker:
+    """A worker as ordered, not yet started."""
+    return bus.make_worker(
+        only=orders.only or None,
+        exclude=orders.exclude,
+        isolate=isolation,
+        concurrency=orders.concurrency,
+        lease=orders.lease,
+        grace=orders.grace,
+        name=orders.name,
+    )
+
+
 def _loop_factory(kind: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
     if kind == "asyncio":
         return None
@@ -322,7 +294,7 @@ def main(arguments: list[str]) -> int:
     link = Link(int(arguments[0]))
     orders = Orders(**json.loads(arguments[1]))
     try:
-        configure_logs(level=orders.log_level, form=orders.log_format, config=orders.log_config, hide=redacted)
+        orders.logs.configure(redacted)
         return Process(orders, link).run()
     except ConfigError as error:
         log.critical("%s", error)
