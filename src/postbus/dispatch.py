@@ -36,7 +36,7 @@ class Run:
     Attributes:
         delivery: what is run; None between runs.
         deadline: when its time is up, on the monotonic clock.
-        cause: why the worker cancelled it, if it did.
+        cause: why it was cancelled, if it was: "timeout", "shutdown", or "closed" with the loop.
         thread: the future of its thread, if it runs in one.
     """
 
@@ -45,7 +45,7 @@ class Run:
     def __init__(self) -> None:
         self.delivery: Delivery | None = None
         self.deadline = 0.0
-        self.cause: Literal["timeout", "shutdown", "closed"] | None = None
+        self.cause: str | None = None
         self.thread: asyncio.Future[Any] | None = None
         self._coroutine: Coroutine[Any, Any, object] | None = None
         self._inside: Context | None = None

@@ -90,7 +90,7 @@ def _classes(annotation: object) -> tuple[type[Any], ...]:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         members = typing.get_args(annotation)
         return tuple(m for m in members if isinstance(m, type)) if all(isinstance(m, type) for m in members) else ()
-    return (annotation,) if isinstance(annotation, type) and annotation is not object else ()
+    return (annotation,) if isinstance(annotation, type) and annotation not in (object, typing.Any) else ()
 
 
 def _hints(fn: object) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def _resolve(future: asyncio.Future[Any], result: Result) -> None:
     value, error = result
     if error is None:
         future.set_result(value)
-    elif isinstance(error, StopIteration):  # a future refuses it: it would end whoever awaits
+    elif isinstance(error, StopIteration | GeneratorExit):  # these would end whoever awaits, instead of being raised there
         future.set_exception(RuntimeError(f"the subscriber raised {error!r}"))
     else:
         future.set_exception(error)
