@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 
-class Delivery(msgspec.Struct, frozen=True, eq=False):
+class Delivery(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One event, leased to one owner for one subscription.
 
     Attributes:

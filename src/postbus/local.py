@@ -48,14 +48,16 @@ class Route:
         plain: the functions, where nothing but calling them is needed; else None.
         before: handlers that are part of the publish.
         after: after-commit handlers.
+        bare: there are neither.
     """
 
-    __slots__ = ("after", "before", "name", "plain")
+    __slots__ = ("after", "bare", "before", "name", "plain")
 
     def __init__(self, name: str, before: tuple[Bound, ...], after: tuple[Bound, ...]) -> None:
         self.name = name
         self.before = before
         self.after = after
+        self.bare = not before and not after
         simple = all(not (b.is_async or b.wants_context or b.convert) for b in before)
         self.plain = tuple(b.fn for b in before) if simple else None
 
@@ -87,8 +89,7 @@ class Handlers:
 
     def bare(self, event: object) -> bool:
         """Whether nobody handles it in-process."""
-        route = self._routes.get(type(event)) or self.route(event)
-        return not route.before and not route.after
+        return (self._routes.get(type(event)) or self.route(event)).bare
 
     def route(self, event: object) -> Route:
         """Return the route of this event.

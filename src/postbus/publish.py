@@ -82,7 +82,8 @@ class Publisher:
         self._catalog = catalog
         self._handlers = handlers
         self._counters = counters
-        self._clock = clock
+        self._now = clock.time
+        self._objects = catalog.objects
         self._middleware = tuple(middleware)
         self._timeout = timeout
         self._require = require_subscription
@@ -103,9 +104,7 @@ class Publisher:
     def on_the_spot(self, event: object) -> Envelope | None:
         """Publish an event that needs nothing but sealing and a direct append; None, and nothing done, for any other."""
         append = self._direct
-        if append is None or self._middleware or _gathering.get() is not None:
-            return None
-        if not self._handlers.bare(event):
+        if append is None or self._middleware or _gathering.get() is not None or not self._handlers.bare(event):
             return None
         item = self._seal_plain(event)
         (result,) = append((item,), 0)
@@ -309,9 +308,8 @@ class Publisher:
     # -- sealing
 
     def _seal_plain(self, event: object) -> Outgoing:
-        catalog = self._catalog
-        envelope = catalog.seal(event, micros=int(self._clock.time() * 1e6))
-        return Outgoing(envelope, event if catalog.objects else None, 0.0, self._require)
+        envelope = self._catalog.seal(event, micros=int(self._now() * 1e6))
+        return Outgoing(envelope, event if self._objects else None, 0.0, self._require)
 
     def _sealed(
         self, events: Sequence[object], options: Options, publishing: Publishing | None, within: Any
@@ -319,7 +317,7 @@ class Publisher:
         """Seal them all before anything else happens, so that a bad one fails without side effects."""
         if options.id is not None and len(events) > 1:
             raise ConfigError("id= names one event: publish several without it, or one by one")
-        now = self._clock.time()
+        now = self._now()
         delay = self._delay(options, now)
         expires = self._expires(options, now)
         headers = checked_headers(options.headers if publishing is None else publishing.headers)
@@ -333,7 +331,7 @@ class Publisher:
             envelope = self._catalog.seal(
                 event, key=key, id=event_id, headers=headers, micros=micros, expires_micros=expires
             )
-            carried = event if self._catalog.objects else None
+            carried = event if self._objects else None
             sealed.append((event, Outgoing(envelope, carried, delay, self._require)))
         self._check_within(sealed, within)
         return sealed

@@ -126,7 +126,7 @@ class Conflict:
     message: str
 
 
-class Outgoing(msgspec.Struct, frozen=True, eq=False):
+class Outgoing(msgspec.Struct, frozen=True, eq=False, gc=False):
     """An envelope on its way in.
 
     Attributes:

@@ -279,15 +279,18 @@ class Worker:
 
         Returns whether the slot is lost: its run came back after it had been given up.
         """
-        ready, outbox, clock = lane.ready, lane.outbox, time.monotonic
+        ready, outbox, clock, timeout = lane.ready, lane.outbox, time.monotonic, lane.timeout
+        start = self._start if self._observers or lane.isolated else lane.dispatch.start
         free = min(lane.free, self._free)
+        slot.lane, slot.isolated = lane, lane.isolated
         delivery: Delivery | None = None
         outcome: Outcome | None = None
         ended = 0
         now = clock()
         while ready and ended < free and now < slice_ends:
             delivery = ready.popleft()
-            outcome = self._start(slot, lane, delivery, now)
+            slot.started, slot.deadline = now, now + timeout
+            outcome = start(slot, delivery)
             if outcome is None:
                 break
             slot.delivery = None
@@ -311,16 +314,15 @@ class Worker:
             self._settler.add(lane, delivery, outcome, slot.started)
         return slot.leaked
 
-    def _start(self, slot: Slot, lane: Lane, delivery: Delivery, now: float) -> Outcome | None:
-        """Begin a run; most end before they wait for anything.  None when it must be waited for."""
-        slot.lane, slot.started, slot.deadline = lane, now, now + lane.timeout
+    def _start(self, slot: Slot, delivery: Delivery) -> Outcome | None:
+        """Begin a run that is observed or isolated.  None when it must be waited for."""
+        assert slot.lane is not None  # noqa: S101 - set by whoever runs the lane
         for observe in self._observers:
             observe(Started(delivery))
-        slot.isolated = lane.isolated or (delivery.suspect and self._isolate is not None)
         if slot.isolated:
             slot.delivery = delivery
             return None
-        return lane.dispatch.start(slot, delivery)
+        return slot.lane.dispatch.start(slot, delivery)
 
     async def _wait_for(self, slot: Slot, lane: Lane, delivery: Delivery) -> Outcome | None:
         """See a run to its end.  None when its delivery was settled, or may not be settled, without it."""
@@ -455,7 +457,10 @@ class Worker:
     async def _run_beside_nothing(self, slot: Slot, lane: Lane, delivery: Delivery) -> None:
         lane.running += 1
         self._free -= 1
-        outcome = self._start(slot, lane, delivery, time.monotonic()) or await self._wait_for(slot, lane, delivery)
+        slot.lane, slot.isolated = lane, self._isolate is not None
+        slot.started = time.monotonic()
+        slot.deadline = slot.started + lane.timeout
+        outcome = self._start(slot, delivery) or await self._wait_for(slot, lane, delivery)
         slot.delivery = None
         if outcome is not None:
             lane.running -= 1
