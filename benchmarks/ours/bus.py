@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
 from postbus import Bus
 
@@ -13,6 +14,15 @@ __all__ = ["SUBSCRIPTION", "Count", "fill", "receipts", "settled"]
 SUBSCRIPTION = "receipts"
 CONCURRENCY = 100
 _BATCH = 1000
+
+
+class Worker(Protocol):
+    """What `bus.worker()` gives, as far as we ask."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether it holds nothing, and knows of nothing to claim."""
+        ...
 
 
 class Count:
@@ -48,7 +58,7 @@ async def fill(url: str, events: int) -> None:
             await bus.publish_many([order(number) for number in range(first, min(first + _BATCH, events))])
 
 
-async def settled(bus: Bus) -> None:
-    """Wait until everything published is handled and settled."""
-    while (stats := await bus.stats()).backlog or stats.in_flight:
+async def settled(bus: Bus, worker: Worker) -> None:
+    """Wait until everything published is handled and settled; asks the transport only when the worker knows of nothing."""
+    while not worker.idle or (stats := await bus.stats()).backlog or stats.in_flight:
         await asyncio.sleep(0.001)

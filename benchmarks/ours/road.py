@@ -22,9 +22,9 @@ def publish_to_settled(task: Task) -> Measure:
         async def loop(count: int) -> None:
             for _ in range(count):
                 await bus.publish(placed)
-            await settled(bus)
+            await settled(bus, worker)
 
-        async with bus, bus.worker():
+        async with bus, bus.worker() as worker:
             return await timed_async(loop, task.events)
 
     return asyncio.run(main())
@@ -85,9 +85,9 @@ def drain(task: Task) -> Measure:
         await fill(url, task.events)
         async with receipts(url, count) as bus:
             begun = time.perf_counter()
-            async with bus.worker():
+            async with bus.worker() as worker:
                 await count.reached.wait()
-                await settled(bus)
+                await settled(bus, worker)
                 return rate(task.events, time.perf_counter() - begun)
 
     return asyncio.run(main())

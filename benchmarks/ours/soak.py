@@ -62,10 +62,10 @@ def memory_passing(task: Task) -> Measure:
 
     async def main() -> Measure:
         watch = Watch(task.events)
-        async with _watching(task.text("url"), watch) as bus, bus.worker():
+        async with _watching(task.text("url"), watch) as bus, bus.worker() as worker:
             for number in range(task.events):
                 await bus.publish(order(number))
-            await settled(bus)
+            await settled(bus, worker)
         return watch.measure()
 
     return asyncio.run(main())
@@ -109,9 +109,9 @@ def backlog(task: Task) -> Measure:
 async def _watched(task: Task, watch: Watch) -> Measure:
     async with _watching(task.text("url"), watch) as bus:
         begun = time.perf_counter()
-        async with bus.worker():
+        async with bus.worker() as worker:
             await watch.count.reached.wait()
-            await settled(bus)
+            await settled(bus, worker)
             seconds = time.perf_counter() - begun
     return {**watch.measure(), **rate(task.events, seconds)}
 
