@@ -1,0 +1,64 @@
+import asyncio
+from dataclasses import dataclass
+
+from postbus import Bus, event
+
+bus = Bus("sqlite:///embedded.db")
+
+
+@event("visits.page.visited")
+@dataclass(frozen=True)
+class PageVisited:
+    path: str
+
+
+counted = asyncio.Event()
+
+
+@bus.subscriber(PageVisited)
+async def count(event: PageVisited) -> None:
+    print(f"visited: {event.path}")
+    counted.set()
+
+
+# --8<-- [start:serve]
+async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    path = (await reader.readline()).split()[1].decode()
+    await bus.publish(PageVisited(path))
+    writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+    writer.close()
+
+
+async def serve(port: int, stop: asyncio.Event) -> None:
+    async with bus.worker(), await asyncio.start_server(answer, "127.0.0.1", port):
+        await stop.wait()
+    # The worker has let its running subscribers finish, and handed back what it had not started.
+
+
+# --8<-- [end:serve]
+
+
+async def main() -> None:
+    stop = asyncio.Event()
+    server = asyncio.create_task(serve(8765, stop))
+    await asyncio.sleep(0)
+    while True:
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", 8765)
+        except ConnectionError:
+            await asyncio.sleep(0.01)
+        else:
+            break
+    writer.write(b"GET /hello HTTP/1.1\r\n\r\n")
+    print((await reader.read()).split(b"\r\n")[0].decode())
+    await counted.wait()
+    stop.set()
+    await server
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
+
+# Output:
+# HTTP/1.1 204 No Content
+# visited: /hello
