@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from .errors import ConfigError
 
-__all__ = ["Clock", "Span", "SystemClock", "seconds"]
+__all__ = ["AdvancingClock", "Clock", "Span", "SystemClock", "seconds"]
 
 Span = float | int | timedelta
 
@@ -22,6 +23,15 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds that never go back; comparable between processes of one machine until it restarts."""
+        ...
+
+
+@runtime_checkable
+class AdvancingClock(Clock, Protocol):
+    """A clock that is moved by hand, and can say so to whoever waits for a time."""
+
+    def on_advance(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` after each move; return what ends that."""
         ...
 
 

@@ -1,0 +1,190 @@
+"""What can be seen and mended in a memory store: figures, pages, replay, seek.  Takes no lock."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from heapq import nlargest
+from itertools import islice
+from typing import NamedTuple
+from uuid import UUID
+
+from ...delivery import DeadLetter, Delivery
+from ...envelope import Envelope
+from ...event import Pattern, is_pattern
+from ...transport import DeadQuery, EventQuery, StoredEvent, SubscriptionStats
+from .queue import Queue
+from .store import Held, Store
+
+__all__ = ["dead_page", "discard", "event_page", "replay", "seek", "stats"]
+
+# How a delivery stands, as `StoredEvent.states` says it.
+_PUBLIC = {"parked": "waiting"}
+
+
+def stats(store: Store, queue: Queue, workers: int) -> SubscriptionStats:
+    """How one subscription stands now."""
+    now = store.refresh(queue)
+    states: Counter[str] = Counter()
+    next_due = oldest = float("inf")
+    for state, item, due in queue.standing(now):
+        states[state] += 1
+        if state in ("scheduled", "retrying"):
+            next_due = min(next_due, due)
+        else:
+            oldest = min(oldest, item.envelope.micros)
+    return SubscriptionStats(
+        name=queue.name,
+        backlog=states["ready"] + states["waiting"],
+        in_flight=states["running"],
+        scheduled=states["scheduled"],
+        retrying=states["retrying"],
+        dead=sum(owner is queue for owner, _ in store.dead.values()),
+        oldest_age=None if oldest == float("inf") else max(0.0, now - oldest / 1e6),
+        next_due=None if next_due == float("inf") else max(0.0, next_due - now),
+        parked=0 if queue.keys is None else queue.keys.parked,
+        parked_events=states["parked"],
+        workers=workers,
+        paused=queue.paused,
+    )
+
+
+def replay(store: Store, queue: Queue, ids: Sequence[UUID]) -> int:
+    """Make dead letters ready again, with no attempt spent."""
+    letters = _take_out(store, queue, ids)
+    for letter in letters:
+        # Any fence but 0: it has been out before, so it comes before what has not.
+        queue.put(Delivery(letter.envelope, queue.name, 1, 1, "", None, event=letter.event))
+    store.unfinished += len(letters)
+    _unpark(queue, letters)
+    return len(letters)
+
+
+def discard(store: Store, queue: Queue, ids: Sequence[UUID]) -> int:
+    """Delete dead letters."""
+    letters = _take_out(store, queue, ids)
+    if queue.keys is not None:
+        for letter in letters:
+            queue.keys.forget(letter.envelope)
+    _unpark(queue, letters)
+    return len(letters)
+
+
+def _take_out(store: Store, queue: Queue, ids: Sequence[UUID]) -> list[DeadLetter]:
+    chosen = [letter_id for letter_id in dict.fromkeys(ids) if letter_id in store.dead]
+    letters = [store.dead.pop(letter_id)[1] for letter_id in chosen if store.dead[letter_id][0] is queue]
+    keys = queue.keys
+    if keys is not None:
+        letters.sort(key=lambda letter: keys.place(letter.envelope))
+    return letters
+
+
+def _unpark(queue: Queue, letters: Sequence[DeadLetter]) -> None:
+    if queue.keys is not None:
+        for letter in letters:
+            queue.go(queue.keys.unpark(letter.envelope, letter.id))
+
+
+def seek(store: Store, queue: Queue, to: datetime) -> int:
+    """Deliver again what is stored since `to` and does not wait here."""
+    since = to.timestamp() * 1e6
+    unfinished = {standing.item.envelope.id_bytes for standing in queue.standing(store.refresh(queue))}
+    return store.refill(
+        queue,
+        [
+            (item, due)
+            for item, due in store.stored()
+            if item.envelope.micros >= since and item.envelope.id_bytes not in unfinished
+        ],
+    )
+
+
+def dead_page(
+    store: Store, queue: Queue | None, query: DeadQuery, limit: int, after: UUID | None
+) -> Sequence[DeadLetter]:
+    """Dead letters behind `after`, oldest burial first."""
+    return list(islice((letter for letter in _behind(store, queue, after) if _fits(letter, query)), limit))
+
+
+def _behind(store: Store, queue: Queue | None, after: UUID | None) -> Iterator[DeadLetter]:
+    passed = after not in store.dead
+    for letter_id, (owner, letter) in store.dead.items():
+        if passed and (queue is None or owner is queue):
+            yield letter
+        passed = passed or letter_id == after
+
+
+def _fits(letter: DeadLetter, query: DeadQuery) -> bool:
+    envelope, failure = letter.envelope, letter.failure
+    if query.ids is not None and letter.id not in query.ids and envelope.id not in query.ids:
+        return False
+    if query.name is not None and not _named(envelope, query.name):
+        return False
+    if query.key is not None and envelope.key != query.key:
+        return False
+    if query.error is not None:
+        text = "" if failure is None else f"{failure.error}\n{failure.message}"
+        if query.error.casefold() not in text.casefold():
+            return False
+    if query.reason is not None and query.reason.casefold() not in letter.reason.casefold():
+        return False
+    return query.before is None or letter.buried_at < query.before
+
+
+def _named(envelope: Envelope, name: str) -> bool:
+    return Pattern(name).matches(envelope.name) if is_pattern(name) else envelope.name == name
+
+
+class _Place(NamedTuple):
+    """Where an event stands among all, by the time it was published; its text is the page's cursor."""
+
+    micros: int
+    event_id: bytes
+
+    def __str__(self) -> str:
+        return f"{self.micros}-{self.event_id.hex()}"
+
+    @classmethod
+    def parse(cls, cursor: str) -> _Place:
+        micros, _, event_id = cursor.partition("-")
+        return cls(int(micros), bytes.fromhex(event_id))
+
+
+def event_page(store: Store, query: EventQuery, limit: int, after: str | None) -> Sequence[StoredEvent]:
+    """Stored events behind `after`, newest first."""
+    end = None if after is None else _Place.parse(after)
+    found = {
+        place: item
+        for item, _ in store.stored()
+        if ((place := _Place(item.envelope.micros, item.envelope.id_bytes)) and (end is None or place < end))
+        and _asked(item.envelope, query)
+    }
+    page = nlargest(limit, found)
+    states = _states(store, {place.event_id for place in page})
+    return [_stored_event(found[place], place, states[place.event_id]) for place in page]
+
+
+def _asked(envelope: Envelope, query: EventQuery) -> bool:
+    return (
+        (query.id is None or envelope.id == query.id)
+        and (query.name is None or _named(envelope, query.name))
+        and (query.key is None or envelope.key == query.key)
+        and (query.correlation_id is None or envelope.correlation_id == query.correlation_id)
+    )
+
+
+def _states(store: Store, ids: set[bytes]) -> dict[bytes, dict[str, str]]:
+    states: dict[bytes, dict[str, str]] = {event_id: {} for event_id in ids}
+    for queue, letter in store.dead.values():
+        if letter.envelope.id_bytes in ids:
+            states[letter.envelope.id_bytes][queue.name] = "dead"
+    for queue in store.queues.values():
+        for state, item, _ in queue.standing(store.refresh(queue)):
+            if item.envelope.id_bytes in ids:
+                states[item.envelope.id_bytes][queue.name] = _PUBLIC.get(state, state)
+    return states
+
+
+def _stored_event(item: Held, place: _Place, states: dict[str, str]) -> StoredEvent:
+    return StoredEvent(envelope=item.envelope, cursor=str(place), states=states, event=item.event)

@@ -1,0 +1,279 @@
+"""One subscription in memory: what is ready, due later, leased or suspect.  Takes no lock and reads no clock."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from datetime import datetime
+from heapq import heapify, heappop, heappush
+from itertools import chain, count
+from math import inf
+from typing import Literal, NamedTuple
+
+from ...delivery import Delivery
+from ...transport import Outgoing, SubscriptionInfo, SubscriptionSpec
+from .keys import Keys, Waiting
+
+__all__ = ["Lease", "Queue", "Standing", "State"]
+
+State = Literal["ready", "waiting", "parked", "scheduled", "retrying", "running"]
+
+
+class Standing(NamedTuple):
+    """How an unfinished delivery stands, and when it is due (0: it is)."""
+
+    state: State
+    item: Outgoing | Delivery
+    due: float = 0.0
+
+
+class Lease:
+    """What one claim took: all of it ends together, but for what was renewed.  A delivery's receipt."""
+
+    __slots__ = ("alone", "ends", "first_end", "held", "longer", "queue")
+
+    def __init__(self, queue: Queue, ends: float, *, alone: bool) -> None:
+        self.queue = queue
+        self.ends = ends
+        self.first_end = ends
+        self.alone = alone
+        self.held: dict[int, Delivery] = {}
+        self.longer: dict[int, float] | None = None
+
+    def renew(self, fence: int, until: float) -> None:
+        """Hold one delivery until then; never shortens."""
+        longer = self.longer
+        if longer is None:
+            longer = self.longer = {}
+        longer[fence] = max(until, longer.get(fence, self.ends))
+
+    def ended(self, now: float) -> list[Delivery]:
+        """Take out the deliveries whose lease has ended."""
+        longer = self.longer or {}
+        ends = {fence: longer.get(fence, self.ends) for fence in self.held}
+        self.first_end = min((end for end in ends.values() if end > now), default=inf)
+        return [self.held.pop(fence) for fence, end in ends.items() if end <= now]
+
+
+class Queue:
+    """One subscription.
+
+    Attributes:
+        fresh: appended and never claimed; while `keys` is None, each item as it came in.
+        heads: the same of an ordered subscription: a heap of those that lead their key, by place.
+        again: due once more: requeued, delayed, handed back or replayed.
+        later: requeued or delayed, a heap by due time.
+        suspects: their worker vanished.
+        leases: what is out; one entry for each claim, not for each delivery.
+        expiry: no lease ends before this.
+        bells: where to leave word, once, that there is something to claim; `rung` until somebody heard it.
+    """
+
+    __slots__ = (
+        "_tick", "again", "bells", "declared", "declared_at", "expiry", "fresh", "heads", "id", "keys", "later",
+        "leases", "paused", "rung", "spec", "suspects",
+    )  # fmt: skip
+
+    def __init__(self, queue_id: str, spec: SubscriptionSpec, declared_at: datetime, bells: list[Queue]) -> None:
+        self.id = queue_id
+        self.spec = spec
+        self.declared = [spec]
+        self.declared_at = declared_at
+        self.paused = False
+        self.fresh: deque[Outgoing] = deque()
+        self.heads: list[tuple[int, Delivery]] = []
+        self.again: deque[Delivery] = deque()
+        self.later: list[tuple[float, int, Delivery]] = []
+        self.suspects: deque[Delivery] = deque()
+        self.leases: dict[Lease, None] = {}
+        self.expiry = inf
+        self.keys = Keys() if spec.ordered else None
+        self.bells = bells
+        self.rung = False
+        self._tick = 0
+
+    @property
+    def name(self) -> str:
+        """Its name now."""
+        return self.spec.name
+
+    @property
+    def info(self) -> SubscriptionInfo:
+        """The subscription, as `Inspectable` shows it."""
+        return SubscriptionInfo(id=self.id, spec=self.spec, paused=self.paused, declared_at=self.declared_at)
+
+    def ring(self) -> None:
+        """Leave word that there may be something to claim."""
+        if not self.rung:
+            self.rung = True
+            self.bells.append(self)
+
+    # -- in
+
+    def put(self, item: Outgoing | Delivery, due: float = 0.0) -> None:
+        """Take in what was not here before; `due` is 0 for at once."""
+        delivery = item if isinstance(item, Delivery) else _blank(item, self.name)
+        if self.keys is None or self.keys.enter(delivery, due):
+            self._go(delivery, due)
+
+    def back(self, delivery: Delivery, *, due: float = 0.0, attempt: int | None = None) -> None:
+        """Take back what was out: with an attempt number it is no suspect any more, without one as if never claimed."""
+        if attempt is not None:
+            delivery = _again(delivery, attempt, suspect=False)
+        if delivery.suspect:
+            self.suspects.appendleft(delivery)
+            self.ring()
+        elif due:
+            self._go(delivery, due)
+        else:
+            self.again.append(delivery)
+            self.ring()
+
+    def go(self, waiting: Waiting | None) -> None:
+        """Let one go that waited behind its key."""
+        if waiting is not None:
+            self._go(waiting.delivery, waiting.due)
+
+    def done(self, delivery: Delivery) -> None:
+        """It is finished for good."""
+        if self.keys is not None:
+            self.go(self.keys.leave(delivery.envelope))
+
+    def _go(self, delivery: Delivery, due: float) -> None:
+        if delivery.suspect:
+            self.suspects.append(delivery)
+        elif due:
+            self._tick += 1
+            heappush(self.later, (due, self._tick, delivery))
+        elif self.keys is not None and not delivery.fence:
+            heappush(self.heads, (self.keys.place(delivery.envelope), delivery))
+        else:
+            self.again.append(delivery)
+        self.ring()
+
+    # -- out
+
+    def take(self, limit: int, owner: str, lease: Lease, fence: int) -> list[Delivery]:
+        """Lease up to `limit`, numbered from the fence after `fence`."""
+        name = self.spec.name
+        fences = count(fence + 1)
+        found: list[Delivery] = []
+        if self.again or self.heads:
+            found += [
+                Delivery(old.envelope, name, old.attempt, fence, owner, lease, event=old.event)
+                for old, fence in zip(self._returned(limit), fences, strict=False)
+            ]
+        fresh = self.fresh
+        if fresh:
+            items = [fresh.popleft() for _ in range(min(limit - len(found), len(fresh)))]
+            found += [
+                Delivery(item.envelope, name, 1, fence, owner, lease, event=item.event)
+                for item, fence in zip(items, fences, strict=False)
+            ]
+        self._lease(lease, found)
+        if len(found) < limit:
+            self.rung = False
+        return found
+
+    def take_suspect(self, owner: str, lease: Lease, fence: int) -> list[Delivery]:
+        """Lease the suspect that waits longest."""
+        if not self.suspects:
+            return []
+        old = self.suspects.popleft()
+        found = [Delivery(old.envelope, self.name, old.attempt, fence + 1, owner, lease, suspect=True, event=old.event)]
+        self._lease(lease, found)
+        return found
+
+    def _returned(self, limit: int) -> Iterator[Delivery]:
+        while limit > 0 and self.again:
+            limit -= 1
+            yield self.again.popleft()
+        while limit > 0 and self.heads:
+            limit -= 1
+            yield heappop(self.heads)[1]
+
+    def _lease(self, lease: Lease, found: list[Delivery]) -> None:
+        if found:
+            first = found[0].fence
+            lease.held = dict(zip(range(first, first + len(found)), found, strict=True))
+            self.leases[lease] = None
+            self.expiry = min(self.expiry, lease.ends)
+
+    def expire(self, now: float) -> None:
+        """Make suspects of what is out and was not renewed."""
+        for lease in [lease for lease in self.leases if lease.first_end <= now]:
+            for delivery in lease.ended(now):
+                self.suspects.append(_again(delivery, delivery.attempt + lease.alone, suspect=True))
+            if not lease.held:
+                del self.leases[lease]
+        self.expiry = min((lease.first_end for lease in self.leases), default=inf)
+        if self.suspects:
+            self.ring()
+
+    def promote(self, now: float) -> None:
+        """Make ready what has become due."""
+        while self.later and self.later[0][0] <= now:
+            self.again.append(heappop(self.later)[2])
+
+    # -- what it holds
+
+    def standing(self, now: float) -> Iterator[Standing]:
+        """Every unfinished delivery; `now` is wall time.  Call `expire` and `promote` first."""
+        heads = (delivery for _, delivery in self.heads)
+        for item in chain[Outgoing | Delivery](self.again, self.fresh, heads, self.suspects):
+            yield Standing("ready", item)
+        for due, _, delivery in self.later:
+            yield Standing("retrying" if delivery.fence else "scheduled", delivery, due)
+        for waiting, parked in self.keys.waiting() if self.keys is not None else ():
+            if waiting.due > now:
+                yield Standing("scheduled", waiting.delivery, waiting.due)
+            else:
+                yield Standing("parked" if parked else "waiting", waiting.delivery)
+        for lease in self.leases:
+            for delivery in lease.held.values():
+                yield Standing("running", delivery)
+
+    def redeclare(self, spec: SubscriptionSpec) -> None:
+        """Become what this declaration says; what it holds stays."""
+        self.spec = spec
+        if spec.ordered != (self.keys is not None):
+            moved = list(self._waiting())
+            for room in (self.again, self.fresh, self.heads, self.suspects, self.later):
+                room.clear()
+            self.keys = Keys() if spec.ordered else None
+            if self.keys is not None:
+                for lease in self.leases:
+                    for delivery in lease.held.values():
+                        self.keys.hold(delivery.envelope)
+            for item, due in moved:
+                self.put(item, due)
+
+    def _waiting(self) -> Iterator[tuple[Outgoing | Delivery, float]]:
+        """What is not out, in the order of append as far as that is known."""
+        for item in chain[Outgoing | Delivery](self.suspects, self.again, self.fresh):
+            yield item, 0.0
+        for due, _, delivery in sorted(self.later):
+            yield delivery, due
+        if self.keys is not None:
+            behind = [(waiting.place, waiting.due, waiting.delivery) for waiting, _ in self.keys.waiting()]
+            behind += [(place, 0.0, delivery) for place, delivery in self.heads]
+            heapify(behind)
+            while behind:
+                _, due, delivery = heappop(behind)
+                yield delivery, due
+
+    def clear(self) -> None:
+        """Let go of everything; what is out is lost to its owner."""
+        for lease in self.leases:
+            lease.held.clear()
+        for room in (self.again, self.fresh, self.heads, self.suspects, self.later, self.leases):
+            room.clear()
+
+
+def _blank(item: Outgoing, subscription: str) -> Delivery:
+    """A delivery that nobody has claimed yet."""
+    return Delivery(item.envelope, subscription, 1, 0, "", None, event=item.event)
+
+
+def _again(old: Delivery, attempt: int, *, suspect: bool) -> Delivery:
+    return Delivery(old.envelope, old.subscription, attempt, old.fence, old.owner, None, suspect, old.event)
