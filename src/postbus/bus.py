@@ -19,6 +19,7 @@ from .catalog import Catalog
 from .clock import Clock, Span, SystemClock, seconds
 from .codec import Codec, codec_named
 from .connect import connect
+from .context import Context
 from .dispatch import Dispatch
 from .envelope import Envelope
 from .errors import Closed, ConfigError, ForkError, PostbusError
@@ -123,7 +124,9 @@ class Bus(Router):
         self._transport = connect(url, self._settings)
         chosen = codec_named(codec) if isinstance(codec, str) else codec
         self._catalog = Catalog(chosen, max_size=max_size, objects=self._transport.traits.objects)
-        self._local = Handlers(self._all_handlers, self._catalog, self.counters)
+        self._local = Handlers(self._all_handlers, self._catalog, self.counters, self._contexts_of)
+        # The hottest call there is: one layer less is a quarter of its time.
+        self.__dict__["call_sync"] = self._local.call_sync
         self._publisher = Publisher(
             self,
             catalog=self._catalog,
@@ -378,19 +381,22 @@ class Bus(Router):
 
     async def call(self, event: object, within: Any = None) -> None:
         """Run the in-process handlers in the order of registration; stop at the first error and raise it."""
-        await self._local.call(event, self._publisher.contexts_of(event, within))
+        await self._local.call(event, self._contexts_of(event, within))
 
     def call_sync(self, event: object, within: Any = None) -> None:
         """As `call`, on the caller's thread."""
-        self._local.call_sync(event, self._publisher.contexts_of, within)
+        self._local.call_sync(event, within)
 
     async def notify(self, event: object, within: Any = None) -> None:
         """Run all in-process handlers, then raise one `ExceptionGroup` with every failure."""
-        await self._local.notify(event, self._publisher.contexts_of(event, within))
+        await self._local.notify(event, self._contexts_of(event, within))
 
     def notify_sync(self, event: object, within: Any = None) -> None:
         """As `notify`, on the caller's thread."""
-        self._local.notify_sync(event, self._publisher.contexts_of(event, within))
+        self._local.notify_sync(event, self._contexts_of(event, within))
+
+    def _contexts_of(self, event: object, within: Any) -> Callable[[], Context]:
+        return self._publisher.contexts_of(event, within)
 
     def transaction(self, connection: Any) -> Transaction:
         """Begin and commit a transaction on a raw driver connection, with `with` or `async with`.

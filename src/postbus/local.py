@@ -77,8 +77,15 @@ class Handlers:
     A route is an immutable snapshot: registering or removing a handler makes new routes, and never changes one in use.
     """
 
-    def __init__(self, declared: Callable[[], Sequence[Handler]], catalog: Catalog, counters: Counters) -> None:
+    def __init__(
+        self,
+        declared: Callable[[], Sequence[Handler]],
+        catalog: Catalog,
+        counters: Counters,
+        contexts_of: Callable[[object, Any], Contexts],
+    ) -> None:
         self._declared = declared
+        self._contexts_of = contexts_of
         self._catalog = catalog
         self._counters = counters
         self._routes: dict[type[Any] | str, Route] = {}
@@ -121,26 +128,26 @@ class Handlers:
 
     # -- one by one, stop at the first error
 
-    def call_sync(
-        self, event: object, contexts_of: Callable[[object, Any], Contexts], within: Any, instead: str = "bus.call(...)"
-    ) -> None:
+    def call_sync(self, event: object, within: Any = None) -> None:
         """Run the handlers on this thread."""
         try:
             plain = self._routes[type(event)].plain
         except KeyError:
             plain = self.route(event).plain
         if plain is None or type(event) is RawEvent:
-            self._call_sync(self.route(event), event, contexts_of(event, within), instead)
+            self.call_with(event, self._contexts_of(event, within), "bus.call(...)")
             return
         fn: Callable[..., Any] | None = None
         try:
             for fn in plain:
                 if (result := fn(event)) is not None:
-                    _refuse_awaitable(result, fn, instead)
+                    _refuse_awaitable(result, fn, "bus.call(...)")
         except (Exception, SystemExit) as error:
             _explain(error, self.route(event), fn)
 
-    def _call_sync(self, route: Route, event: object, contexts: Contexts, instead: str) -> None:
+    def call_with(self, event: object, contexts: Contexts, instead: str) -> None:
+        """Run the handlers on this thread, with these contexts; `instead` is what an async handler asks for."""
+        route = self.route(event)
         route.refuse_async(instead)
         for bound in route.before:
             try:

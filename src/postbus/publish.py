@@ -192,7 +192,7 @@ class Publisher:
                 for event, item in sealed:
                     self._take(mine, event, item)
                     contexts = self._contexts(item.envelope, mine.within)
-                    self._handlers.call_sync(event, lambda *_, c=contexts: c, None, "bus.publish(...)")
+                    self._handlers.call_with(event, contexts, "bus.publish(...)")
             finally:
                 mine.open = False
                 _gathering.reset(token)
