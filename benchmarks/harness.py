@@ -65,7 +65,7 @@ def limit(name: str, run: str, events: int, **options: Option) -> Contender:
 
 
 def ours(run: str, events: int, name: str = OURS, **options: Option) -> Contender:
-    """postbus."""
+    """Our own."""
     return Contender(name, "postbus", f"benchmarks.ours.{run}", events, options)
 
 

@@ -26,10 +26,11 @@ postbus against the raw limit and against other libraries.
 Written by `{command}`; do not edit.
 
 *How to read it.*
-The contenders of a scenario ran one after the other, {rounds} rounds over, each sample in a process of its own, so that the machine's noise hit all alike.
+The contenders of a scenario ran one after the other, {rounds} rounds over, each sample in a process of its own.
+So the machine's noise hit all alike.
 A ratio is taken within a round; the table shows the median of the rounds' ratios, and the least and the greatest.
-A *raw limit* is a hand-written loop that does the same encode and the same statements without checks, and awaits the same no-op subscriber: no retries, leases, fencing or middleware.
-It is a ceiling, not a goal.
+A *raw limit* is a hand-written loop: the same encode, the same statements without checks, the same no-op subscriber.
+It has no retries, leases, fencing or middleware, and is a ceiling, not a goal.
 Absolute figures move with the machine; ratios much less.
 
 Machine: {machine}.
@@ -97,7 +98,7 @@ def _measured(verdict: Verdict) -> tuple[str, str, str]:
     if shown is None:
         return "-", "-", "not measured"
     median = f"{_ratio(shown.median)} x" if ratio else _number(shown.median)
-    return median, _range(shown, ratio), "reached" if verdict.reached else "**not reached**"
+    return median, _range(shown, ratio=ratio), "reached" if verdict.reached else "**not reached**"
 
 
 def _details(row: Row, outcome: Outcome) -> str:
@@ -119,8 +120,8 @@ def _lines(contender: Contender, outcome: Outcome, base: str | None) -> Iterable
         plain = figure(outcome, contender.name, metric)
         ratio = figure(outcome, contender.name, metric, base) if base and base != contender.name else None
         if plain is not None:
-            shown = f"{_ratio(ratio.median)} ({_range(ratio, True)})" if ratio else ""
-            yield contender.name, contender.role, metric, _number(plain.median), _range(plain, False), shown
+            shown = f"{_ratio(ratio.median)} ({_range(ratio, ratio=True)})" if ratio else ""
+            yield contender.name, contender.role, metric, _number(plain.median), _range(plain, ratio=False), shown
 
 
 def _table(head: Sequence[str], lines: Iterable[Sequence[str]], sides: str) -> list[str]:
@@ -136,7 +137,7 @@ def _ratio(value: float) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
 
 
-def _range(shown: Figure, ratio: bool) -> str:
+def _range(shown: Figure, *, ratio: bool) -> str:
     text = _ratio if ratio else _number
     return f"{text(shown.least)}..{text(shown.greatest)}"
 

@@ -1,4 +1,4 @@
-"""What must stay flat: a worker's memory over many events, its memory beside waiting retries, its speed with a backlog."""
+"""What must stay flat: a worker's memory over many events and beside waiting retries, its speed with a backlog."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CHECKPOINTS = 10
 class Watch:
     """A subscriber that notes this process's memory at each tenth of the way."""
 
-    def __init__(self, events: int, fails: bool = False) -> None:
+    def __init__(self, events: int, *, fails: bool = False) -> None:
         self.count = Count(events)
         self.fails = fails
         self.step = max(1, events // _CHECKPOINTS)
@@ -86,7 +86,7 @@ def memory_beside(task: Task) -> Measure:
 
 
 def backlog(task: Task) -> Measure:
-    """How fast a worker runs the first `task.events` of what waits (at least `fill` events, stored here if none is given)."""
+    """How fast a worker runs the first `task.events` of what waits, after storing `fill` more."""
 
     async def main() -> Measure:
         url, count, stamps = task.text("url"), Count(task.events), [0.0] * 0

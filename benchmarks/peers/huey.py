@@ -11,6 +11,10 @@ from ..load import order, rate, timed
 from ..task import Measure, Task
 
 
+def _receipt(event: object) -> None:
+    pass
+
+
 def _huey(task: Task) -> Any:
     return SqliteHuey("bench", filename=str(task.place / "huey.db"), fsync=True, results=False)
 
@@ -18,10 +22,7 @@ def _huey(task: Task) -> Any:
 def publish_one_by_one(task: Task) -> Measure:
     """One task call for each event."""
     queue, placed = _huey(task), order()
-
-    @queue.task()
-    def receipt(event: object) -> None:
-        pass
+    receipt = queue.task()(_receipt)
 
     def loop(count: int) -> None:
         for _ in range(count):
@@ -33,10 +34,7 @@ def publish_one_by_one(task: Task) -> Measure:
 def drain(task: Task) -> Measure:
     """Its consumer's own steps, without its sleeps: dequeue one, execute it."""
     queue, placed = _huey(task), order()
-
-    @queue.task()
-    def receipt(event: object) -> None:
-        pass
+    receipt = queue.task()(_receipt)
 
     for _ in range(task.events):
         receipt(placed)
