@@ -30,7 +30,7 @@ from .middleware import AroundDelivery, AroundPublish, Middleware
 from .observe import Counters, Observer, log
 from .portal import Portal
 from .publish import NO_OPTIONS, Options, Publisher
-from .router import Router
+from .router import Handler, Router
 from .subscription import Subscriber
 from .threads import Threads
 from .transaction import Followers, Transaction
@@ -172,6 +172,16 @@ class Bus(Router):
         return cls(**given)
 
     # -- open and close
+
+    @asynccontextmanager
+    async def opened(self, *, declare: bool = True) -> AsyncIterator[Bus]:
+        """As `async with bus:`; with `declare=False` nothing is declared, for who only looks."""
+        before, self._declares = self._declares, self._declares and declare
+        try:
+            async with self:
+                yield self
+        finally:
+            self._declares = before
 
     async def __aenter__(self) -> Bus:
         await self._open()
@@ -583,6 +593,16 @@ class Bus(Router):
             for event_type in interest.types.values():
                 self._catalog.add(event_type)
         return self._catalog
+
+    @property
+    def subscribers(self) -> Sequence[Subscriber]:
+        """Every subscriber declared here and in included routers."""
+        return tuple(self._all_subscribers())
+
+    @property
+    def handlers(self) -> Sequence[Handler]:
+        """Every in-process handler declared here and in included routers, in the order they run."""
+        return tuple(self._all_handlers())
 
     def __repr__(self) -> str:
         return f"Bus({str(self._address)!r})"
