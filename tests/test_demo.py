@@ -8,7 +8,10 @@ import hashlib
 import io
 import itertools
 import json
+import signal
 import socket
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,14 +19,17 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from rich.console import Console
 
 from postbus import ConfigError
-from postbus.demo import DemoOptions
+from postbus.demo import DemoOptions, run
+from postbus.demo.airport import MEANT_FOR
 from postbus.demo.board import Accepted, Airport
+from postbus.demo.crew import Crew, CrewFailed
 from postbus.demo.events import FlightArrived, FlightCancelled, FlightDelayed, FlightDeparted, FlightScheduled
 from postbus.demo.flights import NEW_YORK, Flight, Hour, read_flights, read_weather
 from postbus.demo.ledger import Evidence, Holding, Killed, Ledger, reckon
@@ -502,3 +508,68 @@ def test_options_that_cannot_work_are_refused_at_once(wrong: dict[str, object]) 
     (name,) = wrong
     with pytest.raises(ConfigError, match=name):
         DemoOptions(**wrong)  # type: ignore[arg-type]
+
+
+# -- whole runs, on SQLite, with worker processes
+
+
+def a_run(**options: object) -> tuple[int, dict[str, Any], str]:
+    """The exit code, the ledger, and what was said."""
+    out, err = io.StringIO(), io.StringIO()
+    code = run(DemoOptions(json=True, headless=True, **options), out=out, err=err)  # type: ignore[arg-type]
+    return code, json.loads(out.getvalue()), err.getvalue()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(180)
+def test_all_four_days_in_twelve_seconds_add_up() -> None:
+    code, ledger, said = a_run(seconds=12)
+    assert (code, ledger["problems"], ledger["broken"]) == (0, [], None), said
+    accounts = {account["subscription"]: account for account in ledger["accounts"]}
+    assert {name: account["published"] for name, account in accounts.items()} == {
+        "passengers": 1_465,
+        "rebooking": 895,
+        "refunds": 895,
+        "crews": 4_957,
+        "logbook": 9_797,
+    }
+    assert {name: account["dead"] for name, account in accounts.items() if account["dead"]} == {"crews": 5}
+    assert not any(account["stored"] or account["unsettled"] for account in accounts.values())
+    assert (ledger["published"], ledger["withdrawn"], ledger["aircraft"]) == (9_797, 10, 1_306)
+    (taken,) = ledger["take_overs"]
+    assert taken["taken"] == taken["unfinished"]
+    assert "the refund service was fixed" in said
+    assert "payroll closes its month" in said
+
+
+@pytest.mark.timeout(120)
+def test_a_few_hours_of_the_storm_add_up_with_what_broke_mended() -> None:
+    code, ledger, said = a_run(seconds=4, speed=10_000, workers=2)
+    assert (code, ledger["problems"], ledger["broken"]) == (0, [], None), said
+    assert {account["subscription"]: account["stored"] for account in ledger["accounts"]} == dict.fromkeys(MEANT_FOR, 0)
+    assert ledger["published"] > 500
+    assert "dead letters of 'refunds' replayed" in said
+
+
+@pytest.mark.timeout(120)
+def test_an_interrupted_run_says_what_is_still_stored_and_adds_up() -> None:
+    code = "import sys; from postbus.demo import *; sys.exit(run(DemoOptions(seconds=30, headless=True, json=True)))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as demo:
+        assert demo.stdout is not None
+        assert demo.stderr is not None
+        said = next(line for line in demo.stderr if "published" in line)
+        demo.send_signal(signal.SIGINT)
+        out, _ = demo.communicate(timeout=60)
+    ledger = json.loads(out)
+    assert (demo.returncode, ledger["problems"]) == (130, []), said
+    assert 0 < ledger["published"] < 9_797
+
+
+def test_a_crew_that_cannot_start_says_why(tmp_path: Path) -> None:
+    crew = Crew(tmp_path, 1)
+    crew.start()
+    with pytest.raises(CrewFailed, match="holds no running demo"):
+        while True:
+            crew.check()

@@ -19,9 +19,9 @@ __all__ = ["Director", "Tell"]
 
 # Said once, when a subscription has its first dead letter.
 FIRST_DEAD = {
-    "rebooking": "rebooking has used up the 4 attempts of some: they become dead letters, and are kept",
-    "refunds": "a refund without an aircraft is rejected: a dead letter at once, and the others go on",
-    "crews": "a diverted flight has no hours on record: a dead letter, for a person to look at",
+    "rebooking": "some have used up their 4 attempts at rebooking: dead letters",
+    "refunds": "a refund was rejected for good: a dead letter, the others go on",
+    "crews": "a diverted flight has no hours: a dead letter for a person",
 }
 
 
@@ -45,7 +45,6 @@ class Director:
         announcer: Announcer,
         watch: Watch,
         size: int,
-        lease: float,
         tell: Tell,
     ) -> None:
         self._bus = bus
@@ -54,7 +53,6 @@ class Director:
         self._announcer = announcer
         self._watch = watch
         self._size = size
-        self._lease = lease
         self._tell = tell
         self._ordered_dead: set[int] = set()
         self._to_remark = dict(FIRST_DEAD)
@@ -66,7 +64,7 @@ class Director:
                 await self._withdraw(upcoming)
             case "rebooking down":
                 self._outside.tell("down", "rebooking")
-                self._tell("the rebooking service went down: retries begin, its backlog grows", "bad")
+                self._tell("the rebooking service is down: retries, and a growing backlog", "bad")
             case "kill worker":
                 await self._kill()
             case "rebooking up":
@@ -74,7 +72,7 @@ class Director:
                 self._tell("the rebooking service is back, and the backlog drains", "good")
             case "fix refunds":
                 self._outside.tell("fix", "refunds")
-                self._tell("the refund service was fixed: it takes flights without an aircraft", "good")
+                self._tell("the refund service was fixed: its dead letters can be replayed", "good")
                 await self.replay("refunds")
             case "replay rebooking":
                 await self.replay("rebooking")
@@ -82,7 +80,7 @@ class Director:
                 self._deploy()
             case "pause crews":
                 await self._bus.subscriptions.pause("crews")
-                self._tell("payroll closes its month: 'crews' is paused, and its events wait")
+                self._tell("payroll closes its month: 'crews' is paused, its events wait")
             case "resume crews":
                 await self._bus.subscriptions.resume("crews")
                 self._tell("'crews' is resumed", "good")
@@ -90,7 +88,7 @@ class Director:
     async def _withdraw(self, upcoming: Sequence[Happening]) -> None:
         count = await self._announcer.withdraw(upcoming)
         if count:
-            self._tell(f"a transaction with {count} announcements failed: board and bus kept none; told again")
+            self._tell(f"a transaction of {count} failed: neither board nor bus kept any")
 
     async def _kill(self) -> None:
         member = self._watch.busiest()
@@ -109,25 +107,24 @@ class Director:
         self._crew.check()
         for member in self._watch.roster.died():
             self._report_death(self._watch.mourn(member), ordered=member.pid in self._ordered_dead)
-        for member in self._watch.roster.arrived():
-            if member.number > self._size:
-                self._tell(f"worker {member.number} (pid {member.pid}) joins", "good")
+        arrived = [member for member in self._watch.roster.arrived() if member.number > self._size]
+        if arrived:
+            who = " and ".join(f"worker {member.number} (pid {member.pid})" for member in arrived)
+            self._tell(f"{who} joined", "good")
         for orphans in self._watch.taken_over():
             seconds = time.monotonic() - orphans.killed.at
-            what = f"what worker {orphans.killed.worker} had begun was done by others"
-            self._tell(f"{what}, {seconds:.1f} s after its death", "good")
+            self._tell(
+                f"what worker {orphans.killed.worker} had begun is done by others, after {seconds:.1f} s", "good"
+            )
 
     def _report_death(self, orphans: Orphans, *, ordered: bool) -> None:
-        how = "was killed (SIGKILL)" if ordered else "died, and not by the script"
-        what = "1 delivery" if orphans.unfinished == 1 else f"{orphans.unfinished} deliveries"
-        self._tell(
-            f"worker {orphans.killed.worker} {how} amid {what}: they move when its lease of {self._lease:g} s ends",
-            "bad",
-        )
+        how = "was killed" if ordered else "died (was it you?)"
+        what = "1 delivery moves" if orphans.unfinished == 1 else f"{orphans.unfinished} deliveries move"
+        self._tell(f"worker {orphans.killed.worker} {how}: its {what} when its lease ends", "bad")
 
     def _deploy(self) -> None:
         self._crew.replace_all()
-        self._tell("a deploy: each worker ends when its successor is ready, and hands back what it has not begun")
+        self._tell("a deploy: each worker ends when its successor is ready")
 
     def remark(self, lanes: Sequence[Lane]) -> None:
         """Say what is seen for the first time."""

@@ -20,9 +20,9 @@ from types import FrameType
 from typing import Protocol, TextIO
 from uuid import UUID, uuid4
 
-from postbus import Bus, ConfigError
+from postbus import Bus, ConfigError, PostbusError
 
-from . import board
+from . import airport, board
 from .airport import DESKS, MEANT_FOR, bus_at
 from .announcer import Announcer
 from .crew import Crew, CrewFailed
@@ -107,7 +107,8 @@ def run(options: DemoOptions, *, out: TextIO | None = None, err: TextIO | None =
             del os.environ[VARIABLE]
         else:
             os.environ[VARIABLE] = before
-        if code == FAILED or options.keep:
+        began = any((folder / "records").glob("*.log"))
+        if (code == FAILED and began) or options.keep:
             print(f"\nThe board, the records and the workers' logs are in {folder}", file=err)
         else:
             shutil.rmtree(folder, ignore_errors=True)
@@ -141,7 +142,6 @@ async def _perform(options: DemoOptions, folder: Path, out: TextIO, err: TextIO)
                 announcer=announcer,
                 watch=watch,
                 size=options.workers,
-                lease=place.lease,
                 tell=stage.tell,
             )
             broken = await _play(stage, director, crew, options)
@@ -183,12 +183,12 @@ async def _opened(options: DemoOptions, folder: Path) -> AsyncIterator[tuple[Pla
 async def _play(stage: Stage, director: Director, crew: Crew, options: DemoOptions) -> str | None:
     """Play until the end or Ctrl-C; return what broke it off, if anything did."""
     stage.tell(stage.greeting)
-    stage.tell(f"{options.workers} worker processes; 5 subscriptions, each with its own copy of every event it takes")
+    stage.tell(f"{options.workers} workers, {len(MEANT_FOR)} subscriptions: each gets its own copy of an event")
     crew.start()
     try:
         with _interrupts(stage.interrupt):
             await stage.play(director, stay=options.keep)
-    except (Stuck, CrewFailed) as error:
+    except (Stuck, CrewFailed, PostbusError) as error:
         return str(error)
     finally:
         await crew.dismiss(GRACE)
@@ -243,14 +243,18 @@ def _report(options: DemoOptions, ledger: Ledger, broken: str | None, stage: Sta
     print(as_text(ledger), file=out)
     if broken:
         print(f"\nIt was broken off: {broken}", file=out)
+    elif stage.interrupted and not options.keep:
+        print("\nIt was interrupted: what is stored waits for a worker.", file=out)
+    else:
+        print(f"\nThe program you watched: {Path(airport.__file__)}", file=out)
+        print("To try things on it, at leisure: postbus demo --keep", file=out)
 
 
 def _tries(folder: Path, watch: Watch) -> tuple[str, ...]:
     """Three things to do while it runs."""
     victim = next((member.pid for member in reversed(watch.roster.living())), None)
     return (
-        "three things to try in another terminal, after",
-        f"  . {folder}/env",
+        f"three things to try in another terminal, after  . {folder}/env",
         "  postbus status --watch           the same figures from outside",
         f"  kill -9 {victim or 'PID'}".ljust(35) + "a worker dies, and nothing is lost",
         "  postbus dead list                what was given up on, and why",

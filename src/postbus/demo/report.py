@@ -10,7 +10,8 @@ from .ledger import Account, Ledger, TakeOver
 
 __all__ = ["as_json", "as_text"]
 
-COLUMNS = ("subscription", "published", "succeeded", "dead", "stored", "missing", "run twice", "failed runs")
+COLUMNS = ("subscription", "published", "succeeded", "dead", "stored", "missing", "run twice", "failures")
+WIDTHS = (10, 10, 6, 7, 8, 10, 9)
 
 
 def as_text(ledger: Ledger) -> str:
@@ -19,7 +20,7 @@ def as_text(ledger: Ledger) -> str:
 
 
 def _lines(ledger: Ledger) -> Iterator[str]:
-    yield "The ledger: every published event, at every subscription that takes it, by the records of each process"
+    yield "The ledger, from what every process wrote down for itself:"
     yield ""
     yield _row(COLUMNS)
     for account in ledger.accounts:
@@ -49,7 +50,7 @@ def _cells(account: Account) -> Sequence[str]:
 
 def _row(cells: Sequence[str]) -> str:
     first, *others = cells
-    return f"  {first:<12}" + "".join(f"{cell:>12}" for cell in others)
+    return f"  {first:<13}" + "".join(f"{cell:>{width}}" for cell, width in zip(others, WIDTHS, strict=True))
 
 
 def sentences(ledger: Ledger) -> Iterator[str]:

@@ -142,13 +142,13 @@ def _board_line(sight: Sight) -> Text:
     counts = [
         (sum(airport.waiting for airport in sight.airports), "waiting", ""),
         (sum(airport.delayed for airport in sight.airports), "delayed", "yellow"),
-        (sum(airport.departed for airport in sight.airports), "in the air", ""),
+        (sum(airport.departed for airport in sight.airports), "flying", ""),
         (sum(airport.arrived for airport in sight.airports), "landed", "green"),
         (sum(airport.cancelled for airport in sight.airports), "cancelled", "red"),
     ]
     line = _line(("board        ", "dim"))
     for number, what, colour in counts:
-        line.append_text(_figure(number, colour)).append(f" {what}   ", "dim")
+        line.append_text(_figure(number, colour)).append(f" {what}  ", "dim")
     return line
 
 
@@ -185,11 +185,13 @@ def _bar(lane: Lane, most: int, width: int) -> Text:
 
 
 def _workers(sight: Sight) -> Text:
+    """Everybody who lives, and the one who was killed last."""
     line = _line(("workers      ", "dim"))
-    # Those who have been gone for long make room for the living.
-    for worker in [worker for worker in sight.workers if worker.state != "gone"][-4:]:
+    living = [worker for worker in sight.workers if worker.state in ("running", "stopping")]
+    killed = [worker for worker in sight.workers if worker.state == "killed"]
+    for worker in (*living, *killed[-1:]):
         sign, colour = STATES[worker.state]
-        line.append(f"{worker.number} ").append(sign, colour).append(f" pid {worker.pid}   ", "dim")
+        line.append(f"{worker.number} ").append(sign, colour).append(f" pid {worker.pid}  ", "dim")
     return line
 
 
@@ -197,9 +199,8 @@ def _outside(sight: Sight) -> Text:
     line = _line(("outside      ", "dim"))
     for desk in ("messages", "rebooking", "refunds", "payroll"):
         trouble = sight.trouble.get(desk)
-        line.append(f"{desk} ", "dim").append(*("●", "green") if trouble is None else (f"✗ {trouble}", "red")).append(
-            "   "
-        )
+        line.append(f"{desk} ", "dim").append(*("●", "green") if trouble is None else (f"✗ {trouble}", "red"))
+        line.append("  ")
     return line
 
 

@@ -81,7 +81,7 @@ class Stage:
         """What is about to be seen, in one sentence."""
         days = (self._pace.ends_at - self._pace.begins_at).total_seconds() / 86_400
         flights = sum(1 for happening in self._told if isinstance(happening.event, FlightScheduled))
-        return f"{flights:,} flights of {days:.1f} days; the clock runs {self._pace.speed:,.0f} times faster than life"
+        return f"{days:.1f} days with {flights:,} flights, {self._pace.speed:,.0f} times faster than life"
 
     @property
     def elapsed(self) -> float:
