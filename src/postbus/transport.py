@@ -215,7 +215,10 @@ class Transport(Protocol):
 
         A declaration the transport has not seen before becomes the current one.  One it has seen and replaced since is
         an older program's: it is reported as a conflict and not applied, unless `newest` says that the deploy means it.
-        Idempotent, and safe from several processes at once.
+        So is one under a name that the subscription had before `was` or `rename` gave it another: a worker of the
+        release before must not make a second subscription beside it; with `newest` it has its old name back.
+        What a declaration means is its name, `wants`, `topic`, `ordered` and `on_bury`.  Idempotent, and safe from
+        several processes at once.
         """
         ...
 
@@ -239,9 +242,12 @@ class Transport(Protocol):
         """Lease up to `limit` deliveries to `owner` for `lease` seconds.  Never blocks for work.
 
         First requeued and delayed ones that are due, then new ones in the order of append; of an ordered subscription
-        only the head of each key.  What an owner held when its lease ended is *suspect*: it is given out, one at a
-        time, only to a claim with `alone=True`, whose caller promises to run nothing beside it.  When the lease of
-        such a claim ends unsettled, an attempt is spent.  Each claim has a fence greater than all before it.
+        only the head of each key.  A paused subscription gives nothing.
+
+        What an owner held when its lease ended is *suspect*: it is given out, one at a time, only to a claim with
+        `alone=True`, whose caller promises to run nothing beside it.  Such a claim gives one suspect or nothing, and
+        when its lease ends unsettled, an attempt is spent.  A suspect that is handed back with `Release` stays one; any
+        other outcome says that its worker survived it.  Each claim has a fence greater than all before it.
 
         Raises:
             UnknownSubscription: when it was never declared, or is gone (the caller declares it again).
@@ -419,7 +425,10 @@ class StoredEvent:
 
 @runtime_checkable
 class Inspectable(Protocol):
-    """What can be seen and mended, on a transport opened by any process.  Reads never hold a lock for long."""
+    """What can be seen and mended, on a transport opened by any process.  Reads never hold a lock for long.
+
+    Whatever names one subscription raises `UnknownSubscription` when there is none of that name; `stats` leaves it out.
+    """
 
     async def ping(self) -> float:
         """Seconds for one round trip to the store."""
@@ -444,7 +453,10 @@ class Inspectable(Protocol):
     async def dead(
         self, subscription: str | None, query: DeadQuery, *, limit: int = 100, after: UUID | None = None
     ) -> Sequence[DeadLetter]:
-        """Dead letters of one or all subscriptions, oldest burial first, in keyset pages behind the letter `after`."""
+        """Dead letters of one or all subscriptions, oldest burial first, in keyset pages behind the letter `after`.
+
+        `after` may have been replayed or discarded since: its place still counts.
+        """
         ...
 
     async def replay(self, subscription: str, ids: Sequence[UUID]) -> int:

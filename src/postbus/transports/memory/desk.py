@@ -17,13 +17,13 @@ from ...transport import DeadQuery, EventQuery, StoredEvent, SubscriptionStats
 from .queue import Queue
 from .store import Held, Store
 
-__all__ = ["dead_page", "discard", "event_page", "replay", "seek", "stats"]
+__all__ = ["dead_page", "discard_letters", "event_page", "replay_letters", "seek_events", "stats_of"]
 
 # How a delivery stands, as `StoredEvent.states` says it.
 _PUBLIC = {"parked": "waiting"}
 
 
-def stats(store: Store, queue: Queue, workers: int) -> SubscriptionStats:
+def stats_of(store: Store, queue: Queue, workers: int) -> SubscriptionStats:
     """How one subscription stands now."""
     now = store.refresh(queue)
     states: Counter[str] = Counter()
@@ -40,7 +40,7 @@ def stats(store: Store, queue: Queue, workers: int) -> SubscriptionStats:
         in_flight=states["running"],
         scheduled=states["scheduled"],
         retrying=states["retrying"],
-        dead=sum(owner is queue for owner, _ in store.dead.values()),
+        dead=sum(dead.queue is queue for dead in store.dead.values()),
         oldest_age=None if oldest == float("inf") else max(0.0, now - oldest / 1e6),
         next_due=None if next_due == float("inf") else max(0.0, next_due - now),
         parked=0 if queue.keys is None else queue.keys.parked,
@@ -50,7 +50,7 @@ def stats(store: Store, queue: Queue, workers: int) -> SubscriptionStats:
     )
 
 
-def replay(store: Store, queue: Queue, ids: Sequence[UUID]) -> int:
+def replay_letters(store: Store, queue: Queue, ids: Sequence[UUID]) -> int:
     """Make dead letters ready again, with no attempt spent."""
     letters = _take_out(store, queue, ids)
     for letter in letters:
@@ -61,7 +61,7 @@ def replay(store: Store, queue: Queue, ids: Sequence[UUID]) -> int:
     return len(letters)
 
 
-def discard(store: Store, queue: Queue, ids: Sequence[UUID]) -> int:
+def discard_letters(store: Store, queue: Queue, ids: Sequence[UUID]) -> int:
     """Delete dead letters."""
     letters = _take_out(store, queue, ids)
     if queue.keys is not None:
@@ -72,8 +72,8 @@ def discard(store: Store, queue: Queue, ids: Sequence[UUID]) -> int:
 
 
 def _take_out(store: Store, queue: Queue, ids: Sequence[UUID]) -> list[DeadLetter]:
-    chosen = [letter_id for letter_id in dict.fromkeys(ids) if letter_id in store.dead]
-    letters = [store.dead.pop(letter_id)[1] for letter_id in chosen if store.dead[letter_id][0] is queue]
+    chosen = [i for i in dict.fromkeys(ids) if i in store.dead and store.dead[i].queue is queue]
+    letters = [store.unbury(letter_id) for letter_id in chosen]
     keys = queue.keys
     if keys is not None:
         letters.sort(key=lambda letter: keys.place(letter.envelope))
@@ -86,7 +86,7 @@ def _unpark(queue: Queue, letters: Sequence[DeadLetter]) -> None:
             queue.go(queue.keys.unpark(letter.envelope, letter.id))
 
 
-def seek(store: Store, queue: Queue, to: datetime) -> int:
+def seek_events(store: Store, queue: Queue, to: datetime) -> int:
     """Deliver again what is stored since `to` and does not wait here."""
     since = to.timestamp() * 1e6
     unfinished = {standing.item.envelope.id_bytes for standing in queue.standing(store.refresh(queue))}
@@ -108,11 +108,12 @@ def dead_page(
 
 
 def _behind(store: Store, queue: Queue | None, after: UUID | None) -> Iterator[DeadLetter]:
-    passed = after not in store.dead
-    for letter_id, (owner, letter) in store.dead.items():
-        if passed and (queue is None or owner is queue):
-            yield letter
-        passed = passed or letter_id == after
+    last = 0
+    if after is not None:
+        last = store.dead[after].number if after in store.dead else store.graves.get(after, 0)
+    for dead in store.dead.values():
+        if dead.number > last and (queue is None or dead.queue is queue):
+            yield dead.letter
 
 
 def _fits(letter: DeadLetter, query: DeadQuery) -> bool:
@@ -176,7 +177,7 @@ def _asked(envelope: Envelope, query: EventQuery) -> bool:
 
 def _states(store: Store, ids: set[bytes]) -> dict[bytes, dict[str, str]]:
     states: dict[bytes, dict[str, str]] = {event_id: {} for event_id in ids}
-    for queue, letter in store.dead.values():
+    for queue, letter, _ in store.dead.values():
         if letter.envelope.id_bytes in ids:
             states[letter.envelope.id_bytes][queue.name] = "dead"
     for queue in store.queues.values():

@@ -35,8 +35,8 @@ from ...transport import (
     Traits,
     WorkerInfo,
 )
-from . import desk
 from .bells import Bell, Caller, Crowd, Doorbell
+from .desk import dead_page, discard_letters, event_page, replay_letters, seek_events, stats_of
 from .store import DEDUP_WINDOW, Store
 
 __all__ = ["MemoryRenewer", "MemoryTransport"]
@@ -284,7 +284,7 @@ class MemoryTransport:
         with self._step() as store:
             names = sorted(store.queues if subscriptions is None else store.queues.keys() & set(subscriptions))
             running = Counter(name for worker in self._living() for name in worker.subscriptions)
-            return [desk.stats(store, store.queues[name], running[name]) for name in names]
+            return [stats_of(store, store.queues[name], running[name]) for name in names]
 
     async def workers(self) -> Sequence[WorkerInfo]:
         """See `Inspectable.workers`."""
@@ -294,7 +294,7 @@ class MemoryTransport:
     async def events(self, query: EventQuery, *, limit: int = 100, after: str | None = None) -> Sequence[StoredEvent]:
         """See `Inspectable.events`."""
         with self._step() as store:
-            return desk.event_page(store, query, limit, after)
+            return event_page(store, query, limit, after)
 
     async def dead(
         self, subscription: str | None, query: DeadQuery, *, limit: int = 100, after: UUID | None = None
@@ -302,17 +302,17 @@ class MemoryTransport:
         """See `Inspectable.dead`."""
         with self._step() as store:
             queue = None if subscription is None else store.queue(subscription)
-            return desk.dead_page(store, queue, query, limit, after)
+            return dead_page(store, queue, query, limit, after)
 
     async def replay(self, subscription: str, ids: Sequence[UUID]) -> int:
         """See `Inspectable.replay`."""
         with self._step() as store:
-            return desk.replay(store, store.queue(subscription), ids)
+            return replay_letters(store, store.queue(subscription), ids)
 
     async def discard(self, subscription: str, ids: Sequence[UUID]) -> int:
         """See `Inspectable.discard`."""
         with self._step() as store:
-            return desk.discard(store, store.queue(subscription), ids)
+            return discard_letters(store, store.queue(subscription), ids)
 
     async def pause(self, subscription: str) -> None:
         """See `Inspectable.pause`."""
@@ -339,7 +339,7 @@ class MemoryTransport:
     async def seek(self, subscription: str, to: datetime) -> int:
         """See `Inspectable.seek`."""
         with self._step() as store:
-            return desk.seek(store, store.queue(subscription), to)
+            return seek_events(store, store.queue(subscription), to)
 
     # -- from a renewer's thread
 

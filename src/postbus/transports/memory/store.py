@@ -28,11 +28,12 @@ from ...transport import (
 from .ids import RUN, RecentIds
 from .queue import Lease, Queue
 
-__all__ = ["DEDUP_WINDOW", "Held", "Store"]
+__all__ = ["DEDUP_WINDOW", "Dead", "Held", "Store"]
 
 DEDUP_WINDOW = 600.0
 # Names come from publishers: a program that invents new ones for ever must not fill the memory with routes.
 _ROUTES = 4096
+_GRAVES = 4096
 
 _DUPLICATE = Duplicate()
 _SETTLED = Settled()
@@ -41,6 +42,14 @@ _SETTLED = Settled()
 _Route: TypeAlias = tuple[tuple[Queue, ...], int, Stored]
 # Whatever holds an event: `envelope` and `event` are all that is asked of it.
 Held: TypeAlias = Outgoing | Delivery | DeadLetter
+
+
+class Dead(NamedTuple):
+    """A dead letter, whose it is, and the number of its burial."""
+
+    queue: Queue
+    letter: DeadLetter
+    number: int
 
 
 class _Kept(NamedTuple):
@@ -54,6 +63,7 @@ class Store:
     Attributes:
         queues: by the subscription's name.
         dead: all dead letters, oldest burial first.
+        graves: the numbers of burials whose letters are gone, the latest few thousand: a page may begin behind one.
         unfinished: deliveries that wait or are out, over all subscriptions.
         bells: queues that have got something to claim since somebody looked here.
     """
@@ -68,7 +78,9 @@ class Store:
         self._fence = 0
         self._made = 0
         self.queues: dict[str, Queue] = {}
-        self.dead: dict[UUID, tuple[Queue, DeadLetter]] = {}
+        self.dead: dict[UUID, Dead] = {}
+        self.graves: dict[UUID, int] = {}
+        self._burials = 0
         self.unfinished = 0
         self.bells: list[Queue] = []
 
@@ -111,7 +123,7 @@ class Store:
         queue.ring()
 
     def rename(self, name: str, to: str) -> None:
-        """Give a subscription a new name; the old one is free, and may be declared anew."""
+        """Give a subscription a new name; declarations under the old one are an older program's from now on."""
         queue = self.queue(name)
         if to == name:
             return
@@ -119,16 +131,16 @@ class Store:
             raise ConfigError(f"{name!r} cannot be renamed to {to!r}: there is one of that name; retire it first")
         del self.queues[name]
         queue.spec = replace(queue.spec, name=to)
-        queue.declared = [replace(spec, name=to) for spec in queue.declared]
+        queue.declared.append(queue.spec)
         self._enter(queue)
 
     def retire(self, name: str) -> int:
         """Delete a subscription with all it holds; return how many deliveries and dead letters went with it."""
         queue = self.queue(name)
         unfinished = sum(1 for _ in queue.standing(self.refresh(queue)))
-        letters = [letter_id for letter_id, (owner, _) in self.dead.items() if owner is queue]
+        letters = [letter_id for letter_id, dead in self.dead.items() if dead.queue is queue]
         for letter_id in letters:
-            del self.dead[letter_id]
+            self.unbury(letter_id)
         queue.clear()
         del self.queues[name]
         self._routes.clear()
@@ -279,10 +291,20 @@ class Store:
             held.event,
         )
         self.dead.pop(letter.id, None)  # after a seek the same event may be buried again: it is the newest then
-        self.dead[letter.id] = queue, letter
+        self.graves.pop(letter.id, None)
+        self._burials += 1
+        self.dead[letter.id] = Dead(queue, letter, self._burials)
         self.unfinished -= 1
         if queue.keys is not None:
             queue.go(queue.keys.bury(envelope, letter.id, park=queue.spec.on_bury == "park"))
+
+    def unbury(self, letter_id: UUID) -> DeadLetter:
+        """Take out a dead letter."""
+        dead = self.dead.pop(letter_id)
+        if len(self.graves) >= _GRAVES:
+            del self.graves[next(iter(self.graves))]
+        self.graves[letter_id] = dead.number
+        return dead.letter
 
     # -- who gets what
 
@@ -328,7 +350,7 @@ class Store:
         found: dict[bytes, tuple[Held, float]] = {}
         for kept in self._history:
             found[kept.item.envelope.id_bytes] = kept.item, 0.0
-        for _, letter in self.dead.values():
+        for _, letter, _ in self.dead.values():
             found.setdefault(letter.envelope.id_bytes, (letter, 0.0))
         for queue in self.queues.values():
             for state, item, due in queue.standing(self.refresh(queue)):
