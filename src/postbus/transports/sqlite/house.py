@@ -1,0 +1,217 @@
+"""Everything that is open at once: made when the transport opens, taken down when it closes.  Blocking."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TypeVar
+
+from ...address import Settings
+from ...errors import Closed, ConfigError, PostbusError
+from ...transport import WorkerInfo
+from . import files
+from .burial import Burial
+from .claiming import Claiming
+from .declaring import Declaring
+from .doorbell import Doorbell
+from .liveness import Liveness, Renewer, Roll
+from .reading import Reading, workers
+from .rows import lenient
+from .schema import Tables, create, create_workers
+from .settling import Settling
+from .store import connect_main, connect_sidecar, patiently, translated
+from .turnstile import Turnstile
+from .upkeep import Upkeep
+from .writer import Operation, Writer
+
+__all__ = ["House"]
+
+T = TypeVar("T")
+
+
+class House:
+    """The open files, the threads that serve them, and the statements that move rows."""
+
+    def __init__(
+        self, path: str, tables: Tables, settings: Settings, *, synchronous: str, patience: float, network: bool
+    ) -> None:
+        self.path = path
+        self.patience = patience
+        self._clock = settings.clock
+        self._tables = tables
+        self._roll = Roll(tables)
+        _refuse_folder(path)
+        if not network:
+            files.refuse_network(path)
+        with ExitStack() as undo:
+            main, self.identity = patiently(lambda: _opened(path, tables, synchronous), path, patience)
+            undo.callback(main.close)
+            self.place = files.Place(path)
+            self.place.remember()
+            sidecar = self._open_sidecar(undo)
+            turnstile = Turnstile(path + "-turn")
+            undo.callback(turnstile.close)
+            self._build(main, sidecar, turnstile, settings)
+            undo.pop_all()
+        self.writer.start()
+
+    def _open_sidecar(self, undo: ExitStack) -> sqlite3.Connection:
+        boot = files.boot().replace("-", "")[:12] or "now"
+        self._sidecar_place = files.Place(f"{self.path}-workers-{boot}")
+        files.forget_other_boots(self.path, self._sidecar_place.path)
+        sidecar: sqlite3.Connection = patiently(
+            lambda: _opened_sidecar(self._sidecar_place.path, self._tables), self.path, self.patience
+        )
+        undo.callback(sidecar.close)
+        self._sidecar_place.remember()
+        return sidecar
+
+    def _build(
+        self, main: sqlite3.Connection, sidecar: sqlite3.Connection, turnstile: Turnstile, settings: Settings
+    ) -> None:
+        tables, clock = self._tables, self._clock
+        self.liveness = Liveness(self._roll, sidecar, clock)
+        self.doorbell = Doorbell(tables, clock, self.place, self._connect_reading, self._sweep)
+        self.writer = Writer(
+            main,
+            turnstile,
+            tables=tables,
+            place=self.place,
+            clock=clock,
+            rung=self.doorbell.ring,
+            upkeep=self._look_after,
+        )
+        self.settling = Settling(tables)
+        self.claiming = Claiming(tables, main, self.liveness, clock.time)
+        self.declaring = Declaring(tables, self.writer.routing, self.settling)
+        self.burial = Burial(tables, self.settling)
+        self._upkeep = Upkeep(tables, clock, self.declaring, self.path, settings.retain)
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="postbus-sqlite-reader")
+        self._reading: Reading | None = None
+        self._roll_call: sqlite3.Connection | None = None
+        self._read_only: list[sqlite3.Connection] = []
+        self._closed = False
+
+    # -- reading
+
+    def read(self, look: Callable[[Reading], T]) -> T:
+        """Look with the reader's connection; only on the reader's thread."""
+        try:
+            if self._reading is None:
+                connection = self._connect_reading()
+                connection.text_factory = lenient
+                self._read_only.append(connection)
+                self._reading = Reading(self._tables, connection, self._clock.time)
+            return look(self._reading)
+        except sqlite3.Error as error:
+            raise translated(error, self.path) from error
+
+    def workers(self) -> list[WorkerInfo]:
+        """The workers that live; only on the reader's thread."""
+        try:
+            if self._roll_call is None:
+                self._roll_call = self._connect_sidecar()
+                self._read_only.append(self._roll_call)
+            return workers(self._roll, self._roll_call, self._clock.monotonic())
+        except sqlite3.Error as error:
+            raise translated(error, self.path) from error
+
+    @property
+    def reader(self) -> ThreadPoolExecutor:
+        """The thread that reads.
+
+        Raises:
+            Closed: when the transport is.
+        """
+        if self._closed:
+            raise Closed(f"the transport of {os.path.basename(self.path)} is closed")
+        return self._reader
+
+    def _connect_reading(self) -> sqlite3.Connection:
+        return connect_main(self.path, synchronous="", reading=True)
+
+    def _connect_sidecar(self) -> sqlite3.Connection:
+        return connect_sidecar(self._sidecar_place.path)
+
+    # -- leases
+
+    def renewer(self, check: Callable[[], None]) -> Renewer:
+        """A renewer with connections of its own."""
+        return Renewer(
+            self._roll,
+            self._clock,
+            self.liveness,
+            main=self._connect_reading,
+            sidecar=self._connect_sidecar,
+            places=(self.place, self._sidecar_place),
+            check=check,
+            patience=self.patience,
+        )
+
+    def _sweep(self) -> float:
+        """Have the writer look for the dead; return when to look again."""
+
+        def peek(connection: sqlite3.Connection) -> bool | None:
+            return None if self.liveness.sweep_needed(connection) else True
+
+        def act(transaction: object) -> bool:
+            self.liveness.sweep(transaction)  # type: ignore[arg-type]
+            return True
+
+        self.writer.post(Operation(act, self.writer.deadline(self.patience), peek=peek))
+        return self.liveness.lease / 4
+
+    # -- upkeep
+
+    def _look_after(self) -> float | None:
+        return self._upkeep.look(self._tidy, self.writer.fold, self.writer.served_at)
+
+    def _tidy(self) -> bool:
+        operation = Operation(self._upkeep.tidy, self.writer.deadline(self.patience), peek=self._upkeep.peek)
+        self.writer.serve_here(operation)
+        try:
+            return operation.result()
+        except PostbusError:  # busy or full: the next look tries again, and callers hear of it themselves
+            return False
+
+    def close(self) -> None:
+        """Take it down; idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self.doorbell.close()
+        self._reader.shutdown(wait=True)
+        self.writer.close()
+        self.liveness.close()
+        for connection in self._read_only:
+            connection.close()
+
+
+def _refuse_folder(path: str) -> None:
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise ConfigError(f"{path} cannot be opened: the directory {folder} does not exist; create it")
+    if os.path.isdir(path):
+        raise ConfigError(f"{path} is a directory: expected a file, such as {os.path.join(path, 'events.db')}")
+
+
+def _opened(path: str, tables: Tables, synchronous: str) -> tuple[sqlite3.Connection, bytes]:
+    connection = connect_main(path, synchronous=synchronous)
+    try:
+        return connection, create(connection, tables)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _opened_sidecar(path: str, tables: Tables) -> sqlite3.Connection:
+    connection = connect_sidecar(path)
+    try:
+        create_workers(connection, tables)
+    except BaseException:
+        connection.close()
+        raise
+    return connection

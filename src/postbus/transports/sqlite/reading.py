@@ -1,0 +1,287 @@
+"""What can be seen, on a connection that only reads.  Each method is one short read transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from ...delivery import DeadLetter, Failure
+from ...errors import UnknownSubscription
+from ...event import Pattern, is_pattern
+from ...transport import DeadQuery, EventQuery, StoredEvent, SubscriptionInfo, SubscriptionStats, WorkerInfo
+from .liveness import Roll, info_of
+from .routing import unpack_spec
+from .rows import COLUMNS, salvaged
+from .schema import Tables
+from .spans import matching
+
+__all__ = ["Reading", "workers"]
+
+# Rows read at once while looking for those that match what SQL cannot say.
+_CHUNK = 500
+
+_Condition = tuple[str, tuple[Any, ...]]
+
+
+class Reading:
+    """The statements of inspection.  The connection's text factory must not raise: rows may hold anything."""
+
+    def __init__(self, tables: Tables, connection: sqlite3.Connection, now: Callable[[], float]) -> None:
+        self._tables = tables
+        self._connection = connection
+        self._now = now
+
+    def ping(self) -> None:
+        """One round trip."""
+        self._all("SELECT seq FROM {meta}")
+
+    def subscriptions(self) -> list[SubscriptionInfo]:
+        """Every subscription, by name."""
+        rows = self._all("SELECT public, spec, paused, declared_at FROM {subscription} WHERE name IS NOT NULL ORDER BY name")
+        return [
+            SubscriptionInfo(
+                id=str(UUID(bytes=public)), spec=unpack_spec(spec), paused=bool(paused), declared_at=_moment(declared_at)
+            )
+            for public, spec, paused, declared_at in rows
+        ]
+
+    # -- how subscriptions stand
+
+    def stats(self, names: Collection[str] | None, workers: Sequence[WorkerInfo]) -> list[SubscriptionStats]:
+        """Exact counts, all of one moment."""
+        self._connection.execute("BEGIN")
+        try:
+            rows = self._all("SELECT id, name, paused FROM {subscription} WHERE name IS NOT NULL ORDER BY name")
+            return [
+                self._stats_of(id_, name, bool(paused), sum(name in worker.subscriptions for worker in workers))
+                for id_, name, paused in rows
+                if names is None or name in names
+            ]
+        finally:
+            self._connection.execute("COMMIT")
+
+    def _stats_of(self, id_: int, name: str, paused: bool, workers: int) -> SubscriptionStats:
+        now = self._now()
+        one = {"id": id_, "now": now}
+        row = self._all(
+            "SELECT (SELECT coalesce(sum(last - first + 1), 0) FROM {ready} WHERE subscription = :id), "
+            "(SELECT count(*) FROM {suspect} WHERE subscription = :id), "
+            "(SELECT count(*) FROM {later} WHERE subscription = :id AND due <= :now), "
+            "(SELECT count(*) FROM {later} WHERE subscription = :id AND due > :now AND scheduled), "
+            "(SELECT count(*) FROM {later} WHERE subscription = :id AND due > :now AND NOT scheduled), "
+            "(SELECT count(*) FROM {lease} WHERE subscription = :id), "
+            "(SELECT count(*) FROM {dead} WHERE subscription = :id), "
+            "(SELECT count(*) FROM {waiting} WHERE subscription = :id AND due <= :now), "
+            "(SELECT count(*) FROM {waiting} WHERE subscription = :id AND due > :now), "
+            "(SELECT count(*) FROM {busy} WHERE subscription = :id AND parked IS NOT NULL), "
+            "(SELECT count(*) FROM {busy} JOIN {waiting} USING (subscription, topic, key) "
+            " WHERE subscription = :id AND parked IS NOT NULL), "
+            "(SELECT count(*) FROM {busy} JOIN {waiting} USING (subscription, topic, key) "
+            " WHERE subscription = :id AND parked IS NOT NULL AND due > :now), "
+            "(SELECT min(due) FROM {later} WHERE subscription = :id AND due > :now)",
+            one,
+        )[0]
+        ready, suspects, due, scheduled, retrying, leased, dead, waiting, waiting_later, parked, *rest = row
+        parked_events, parked_later, next_due = rest
+        return SubscriptionStats(
+            name=name,
+            backlog=ready + suspects + due + waiting - (parked_events - parked_later),
+            in_flight=leased,
+            scheduled=scheduled + waiting_later - parked_later,
+            retrying=retrying,
+            dead=dead,
+            oldest_age=self._oldest_age(one),
+            next_due=None if next_due is None else max(0.0, next_due - now),
+            parked=parked,
+            parked_events=parked_events,
+            workers=workers,
+            paused=paused,
+        )
+
+    def _oldest_age(self, one: dict[str, Any]) -> float | None:
+        """By the smallest number: events are numbered as they come."""
+        row = self._all(
+            "SELECT micros FROM {event} WHERE seq = (SELECT min(seq) FROM ("
+            "SELECT min(first) AS seq FROM {ready} WHERE subscription = :id "
+            "UNION ALL SELECT min(seq) FROM {suspect} WHERE subscription = :id "
+            "UNION ALL SELECT min(seq) FROM {lease} WHERE subscription = :id "
+            "UNION ALL SELECT min(seq) FROM {later} WHERE subscription = :id AND due <= :now "
+            "UNION ALL SELECT min(seq) FROM {waiting} WHERE subscription = :id AND due <= :now))",
+            one,
+        )
+        if not row or not isinstance(row[0][0], int):
+            return None
+        return max(0.0, float(one["now"]) - row[0][0] / 1e6)
+
+    # -- events
+
+    def events(self, query: EventQuery, limit: int, after: str | None) -> list[StoredEvent]:
+        """Stored events, newest first."""
+        conditions: list[_Condition] = []
+        if after is not None:
+            conditions.append(("seq < ?", (_number(after),)))
+        if query.id is not None:
+            conditions.append(("id = ?", (query.id.bytes,)))
+        if query.key is not None:
+            conditions.append(("key = ?", (query.key,)))
+        if query.correlation_id is not None:
+            conditions.append(
+                ("json_valid(headers) AND json_extract(headers, '$.correlationid') = ?", (query.correlation_id,))
+            )
+        matches = _named(query.name, conditions)
+        rows = self._pages("SELECT seq, " + COLUMNS + " FROM {event}", conditions, "seq", "DESC", "seq < ?", limit, matches)
+        states = self._states([row[0] for row in rows])
+        return [StoredEvent(envelope=salvaged(row[1:]), cursor=str(row[0]), states=states[row[0]]) for row in rows]
+
+    def _states(self, seqs: Sequence[int]) -> dict[int, dict[str, str]]:
+        states: dict[int, dict[str, str]] = {seq: {} for seq in seqs}
+        if not seqs:
+            return states
+        names = dict(self._all("SELECT id, name FROM {subscription} WHERE name IS NOT NULL"))
+        now = self._now()
+        growing = sorted(seqs)
+        for table, state in (
+            ("suspect", "'ready'"),
+            ("later", f"CASE WHEN due <= {now!r} THEN 'ready' WHEN scheduled THEN 'scheduled' ELSE 'retrying' END"),
+            ("lease", "'running'"),
+            ("waiting", "'waiting'"),
+            ("dead", "'dead'"),
+        ):
+            for condition, values in matching(growing):
+                rows = self._all(f"SELECT seq, subscription, {state} FROM {{{table}}} WHERE " + condition, values)
+                for seq, id_, found in rows:
+                    if id_ in names:
+                        states[seq][names[id_]] = found
+        spans = self._all("SELECT subscription, first, last FROM {ready} WHERE first <= ? AND last >= ?", (growing[-1], growing[0]))
+        for id_, first, last in spans:
+            for seq in growing:
+                if first <= seq <= last and id_ in names:
+                    states[seq][names[id_]] = "ready"
+        return states
+
+    # -- dead letters
+
+    def dead(self, subscription: str | None, query: DeadQuery, limit: int, after: UUID | None) -> list[DeadLetter]:
+        """Dead letters, oldest burial first: their ids grow with time.
+
+        Raises:
+            UnknownSubscription: when there is none of that name.
+        """
+        conditions = self._dead_conditions(subscription, query)
+        if after is not None:
+            conditions.append(("d.id > ?", (after.bytes,)))
+        matches = _named(query.name, conditions, column=7)
+        rows = self._pages(
+            "SELECT d.id, s.name, d.attempts, d.reason, d.error, d.message, d.traceback, d.buried_at, "
+            + ", ".join(f"e.{column}" for column in COLUMNS.split(", "))
+            + " FROM {dead} d JOIN {event} e ON e.seq = d.seq JOIN {subscription} s ON s.id = d.subscription",
+            conditions,
+            "d.id",
+            "ASC",
+            "d.id > ?",
+            limit,
+            matches,
+        )
+        return [_letter(row) for row in rows]
+
+    def _dead_conditions(self, subscription: str | None, query: DeadQuery) -> list[_Condition]:
+        conditions: list[_Condition] = [("s.name IS NOT NULL", ())]
+        if subscription is not None:
+            row = self._all("SELECT id FROM {subscription} WHERE name = ?", (subscription,))
+            if not row:
+                raise UnknownSubscription(f"no subscription is named {subscription!r}")
+            conditions.append(("d.subscription = ?", (row[0][0],)))
+        if query.ids is not None:
+            marks = ",".join("?" * len(query.ids))
+            ids = tuple(id_.bytes for id_ in query.ids)
+            conditions.append((f"(d.id IN ({marks}) OR e.id IN ({marks}))", ids + ids))
+        if query.key is not None:
+            conditions.append(("e.key = ?", (query.key,)))
+        if query.error is not None:
+            conditions.append(
+                (
+                    "(instr(lower(coalesce(d.error, '')), lower(?)) OR instr(lower(coalesce(d.message, '')), lower(?)))",
+                    (query.error, query.error),
+                )
+            )
+        if query.reason is not None:
+            conditions.append(("instr(lower(d.reason), lower(?))", (query.reason,)))
+        if query.before is not None:
+            conditions.append(("d.buried_at < ?", (query.before.timestamp(),)))
+        return conditions
+
+    # -- pages
+
+    def _pages(
+        self,
+        select: str,
+        conditions: Sequence[_Condition],
+        cursor: str,
+        direction: str,
+        behind: str,
+        limit: int,
+        matches: Callable[[Sequence[Any]], bool] | None,
+    ) -> list[tuple[Any, ...]]:
+        """Rows that match, read in chunks, so that no read transaction is long."""
+        found: list[tuple[Any, ...]] = []
+        last: Any = None
+        while len(found) < limit:
+            count = limit - len(found) if matches is None else _CHUNK
+            where = [*conditions, *([] if last is None else [(behind, (last,))])]
+            sql = select + (" WHERE " + " AND ".join(text for text, _ in where) if where else "")
+            values = [value for _, some in where for value in some]
+            rows = self._all(f"{sql} ORDER BY {cursor} {direction} LIMIT ?", (*values, count))
+            found += rows if matches is None else [row for row in rows if matches(row)]
+            if len(rows) < count:
+                break
+            last = rows[-1][0]
+        return found[:limit]
+
+    def _all(self, sql: str, values: Any = ()) -> list[tuple[Any, ...]]:
+        return self._connection.execute(self._tables(sql), values).fetchall()
+
+
+def workers(roll: Roll, sidecar: sqlite3.Connection, now: float) -> list[WorkerInfo]:
+    """The workers that live, by owner."""
+    rows = sidecar.execute(roll.alive, (now,)).fetchall()
+    return sorted((info for _, raw in rows if (info := info_of(raw)) is not None), key=lambda info: info.owner)
+
+
+def _named(
+    name: str | None, conditions: list[_Condition], column: int = 1
+) -> Callable[[Sequence[Any]], bool] | None:
+    """Narrow by a name in SQL; return what tests a pattern, which SQL cannot say."""
+    if name is None:
+        return None
+    if not is_pattern(name):
+        conditions.append(("name = ?" if column == 1 else "e.name = ?", (name,)))
+        return None
+    pattern = Pattern(name)
+    place = column + 2 if column == 7 else 2
+    return lambda row: isinstance(row[place], str) and pattern.matches(row[place])
+
+
+def _letter(row: Sequence[Any]) -> DeadLetter:
+    id_, subscription, attempts, reason, error, message, traceback, buried_at, *columns = row
+    failure = None if error is None else Failure(error, message or "", traceback or "")
+    return DeadLetter(
+        UUID(bytes=id_),
+        salvaged(columns),
+        subscription,
+        attempts,
+        reason,
+        "" if failure is None else str(failure),
+        _moment(buried_at),
+        failure,
+    )
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _number(cursor: str) -> int:
+    return int(cursor)

@@ -1,0 +1,249 @@
+"""The transport: hands each call to the writer or to the reader, and says what their errors mean to the caller."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+from collections.abc import Collection, Sequence, Set
+from typing import Any
+
+from ...address import Settings
+from ...delivery import Delivery, Outcome, Release
+from ...errors import (
+    Closed,
+    ConfigError,
+    ForkError,
+    PublishFailed,
+    PublishUnknown,
+    TransportBroken,
+    TransportError,
+    TransportFull,
+)
+from ...transport import (
+    Append,
+    Claimed,
+    Conflict,
+    Outgoing,
+    Refused,
+    Renewer,
+    Settle,
+    SubscriptionSpec,
+    Traits,
+    Unknown,
+)
+from .appending import Appending
+from .house import House
+from .inspection import Inspection
+from .schema import Tables
+from .store import CommitLost, Full, Transaction
+from .within import Within
+from .writer import Operation
+
+__all__ = ["SqliteTransport"]
+
+# Of the publish timeout: what an append may wait for the lock, so that its answer is definite before the caller gives up.
+_SHARE = 0.9
+
+_RELEASE = Release()
+
+# What a value raises that no column can hold: a number beyond 64 bits, a lone surrogate.
+_UNSTORABLE = (OverflowError, ValueError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
+
+
+class SqliteTransport(Inspection):
+    """One file; in each process one connection that writes, and beside the file another one for who is alive."""
+
+    def __init__(self, path: str, settings: Settings, *, synchronous: str, patience: float, network: bool) -> None:
+        self._path = path
+        self._settings = settings
+        self._synchronous = synchronous
+        self._patience = patience
+        self._network = network
+        self._tables = Tables(settings.namespace)
+        self._traits = Traits(name="sqlite", durable="disk" if synchronous == "FULL" else "os", lease_of="owner")
+        self._appending = Appending(self._tables, settings.retain)
+        self._enlisted = Within(path, self._tables, self._appending, settings.clock)
+        self._pid = os.getpid()
+        self._door = threading.Lock()
+        self._house: House | None = None
+
+    @property
+    def traits(self) -> Traits:
+        """What SQLite can promise."""
+        return self._traits
+
+    # -- open and close
+
+    async def open(self) -> None:
+        """Open the file, and make the tables that are missing."""
+        if self._house is None:
+            await asyncio.to_thread(self._open)
+
+    def _open(self) -> None:
+        self._check_process()
+        with self._door:
+            if self._house is None:
+                self._house = House(
+                    self._path,
+                    self._tables,
+                    self._settings,
+                    synchronous=self._synchronous,
+                    patience=self._patience,
+                    network=self._network,
+                )
+
+    async def close(self) -> None:
+        """Let go of connections and threads."""
+        if self._pid != os.getpid():
+            return  # they are the parent's
+        house, self._house = self._house, None
+        if house is not None:
+            await asyncio.to_thread(house.close)
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            raise ForkError(
+                f"this transport was opened by process {self._pid}, before a fork, and is used in process {os.getpid()}: "
+                f"open a bus of its own in each process"
+            )
+
+    def _open_house(self) -> House:
+        house = self._house
+        if self._pid != os.getpid():
+            self._check_process()
+        if house is None:
+            raise Closed(f"the transport of {os.path.basename(self._path)} is not open")
+        return house
+
+    # -- the road
+
+    async def declare(self, subscriptions: Sequence[SubscriptionSpec], *, newest: bool = False) -> Sequence[Conflict]:
+        """Make these subscriptions exist."""
+        house = self._open_house()
+        return await house.writer.run(
+            Operation(
+                lambda transaction: house.declaring.declare(transaction, subscriptions, newest=newest),
+                house.writer.deadline(self._patience),
+                peek=lambda connection: [] if house.declaring.known(connection.execute, subscriptions) else None,
+            )
+        )
+
+    async def append(self, items: Sequence[Outgoing]) -> Sequence[Append]:
+        """Store events and fan them out, in one commit with whatever else waits."""
+        house = self._open_house()
+        timeout = min(self._settings.publish_timeout * _SHARE, self._patience)
+        try:
+            return await house.writer.run(self._append_of(house, items, timeout), drop=True)
+        except TransportError as error:
+            return _answered(error, items)
+        except _UNSTORABLE as error:
+            if len(items) > 1:  # the others are not to suffer for it
+                return [result for item in items for result in await self.append([item])]
+            return [_unstorable(error)]
+
+    def append_now(self, items: Sequence[Outgoing], timeout: float) -> Sequence[Append]:
+        """Store events on the caller's thread."""
+        house = self._open_house()
+        try:
+            return house.writer.run_now(self._append_of(house, items, min(timeout, self._patience)))
+        except TransportError as error:
+            return _answered(error, items)
+        except _UNSTORABLE as error:
+            if len(items) > 1:
+                return [result for item in items for result in self.append_now([item], timeout)]
+            return [_unstorable(error)]
+
+    def _append_of(self, house: House, items: Sequence[Outgoing], timeout: float) -> Operation[list[Append]]:
+        append = self._appending.append
+        return Operation(lambda transaction: append(transaction, items), house.writer.deadline(timeout))
+
+    async def wait(self, subscriptions: Collection[str], timeout: float) -> Set[str]:
+        """The doorbell."""
+        return await self._open_house().doorbell.wait(subscriptions, timeout)
+
+    async def claim(
+        self, subscription: str, *, owner: str, limit: int, lease: float, alone: bool = False
+    ) -> Claimed:
+        """Lease deliveries; where there is nothing, without the write lock."""
+        house = self._open_house()
+
+        def act(transaction: Transaction) -> Claimed:
+            house.liveness.sweep(transaction)
+            return house.claiming.claim(
+                transaction, subscription, owner=owner, limit=limit, lease=lease, alone=alone
+            )
+
+        operation = Operation(
+            act,
+            house.writer.deadline(self._patience),
+            peek=lambda connection: house.claiming.peek(connection, subscription, alone=alone),
+            orphan=lambda claimed: self._release(house, claimed),
+        )
+        return await house.writer.run(operation, drop=True)
+
+    def _release(self, house: House, claimed: Claimed) -> None:
+        """Nobody will run what a cancelled claim had taken: hand it back."""
+        if claimed.deliveries:
+            given = [(delivery, _RELEASE) for delivery in claimed.deliveries]
+            house.writer.post(
+                Operation(
+                    lambda transaction: house.settling.settle(transaction, given),
+                    house.writer.deadline(self._patience),
+                )
+            )
+
+    async def settle(self, settlements: Sequence[tuple[Delivery, Outcome]]) -> Sequence[Settle]:
+        """Store outcomes."""
+        house = self._open_house()
+        try:
+            return await house.writer.run(
+                Operation(
+                    lambda transaction: house.settling.settle(transaction, settlements),
+                    house.writer.deadline(self._patience),
+                )
+            )
+        except CommitLost as error:
+            return [Unknown(error) for _ in settlements]
+
+    def renewer(self) -> Renewer:
+        """A renewer for one thread."""
+        return self._open_house().renewer(self._check_process)
+
+    # -- within the caller's transaction
+
+    def enlists(self, connection: object) -> bool:
+        """Whether it is a sqlite3 connection."""
+        return isinstance(connection, sqlite3.Connection)
+
+    def append_within(self, connection: Any, items: Sequence[Outgoing]) -> Sequence[Append]:
+        """Append in the transaction that is open on the caller's connection."""
+        house = self._open_house()
+        if not isinstance(connection, sqlite3.Connection):
+            raise ConfigError(f"within= a {type(connection).__qualname__}: expected a sqlite3.Connection")
+        return self._enlisted.append(connection, house.identity, items)
+
+    def surviving(self, connection: Any, ids: Sequence[bytes]) -> Set[bytes]:
+        """Which of these appended events no savepoint has rolled back."""
+        self._open_house()
+        return self._enlisted.surviving(connection, ids)
+
+
+def _answered(error: TransportError, items: Sequence[Outgoing]) -> list[Append]:
+    """What an error means for events; one that ends the process's use of the file is raised."""
+    result: Append
+    match error:
+        case TransportBroken():
+            raise error
+        case CommitLost():
+            result = Unknown(PublishUnknown(f"{error}; it may be stored: publish again with the same id"))
+        case Full():
+            result = Refused(TransportFull(f"not stored: {error}"))
+        case _:
+            result = Refused(PublishFailed(f"not stored: {error}"))
+    return [result] * len(items)
+
+
+def _unstorable(error: BaseException) -> Refused:
+    return Refused(PublishFailed(f"not stored: no column can hold it: {error}"))

@@ -1,0 +1,153 @@
+"""One database file: how it is opened, what its errors mean, and the open write transaction that moves work in."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ...errors import ConfigError, PostbusError, TransportError
+from .routing import Routing
+from .spans import Execute
+
+__all__ = [
+    "Busy",
+    "CommitLost",
+    "Full",
+    "Transaction",
+    "connect_main",
+    "connect_sidecar",
+    "is_busy",
+    "patiently",
+    "translated",
+]
+
+T = TypeVar("T")
+
+_PRIMARY = 0xFF  # the low byte of an extended result code
+
+
+class Busy(TransportError):
+    """The request did not start in time, because another connection held the write lock."""
+
+
+class Full(TransportError):
+    """There is no room on the disk; nothing was changed."""
+
+
+class CommitLost(TransportError):
+    """The commit itself failed: it may hold after a restart, or not."""
+
+
+@dataclass(slots=True)
+class Transaction:
+    """An open write transaction, and the numbers it gives out.
+
+    Attributes:
+        execute: runs a statement in it.
+        seq, fence, revision: the last ones given out.
+        now: the wall clock when it began, for due times.
+        routing: which subscription takes what, as of this transaction.
+        rung: subscriptions that got work.
+        ended: called when it has ended, with whether it was committed.
+    """
+
+    execute: Execute
+    seq: int
+    fence: int
+    revision: int
+    now: float
+    routing: Routing
+    rung: set[int]
+    ended: list[Callable[[bool], None]]
+
+
+def connect_main(path: str, *, synchronous: str, reading: bool = False) -> sqlite3.Connection:
+    """Open the main file.  A busy database is waited for by whoever calls, who knows for how long.
+
+    Raises:
+        ConfigError: when it cannot be a WAL database.
+        sqlite3.Error: when it cannot be opened now.
+    """
+    connection = sqlite3.connect(
+        path, timeout=1.0 if reading else 0.0, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
+    try:
+        connection.execute("PRAGMA trusted_schema = OFF")
+        if reading:
+            connection.execute("PRAGMA query_only = ON")
+            return connection
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise ConfigError(f"{path} cannot use a write-ahead log (it stays in {mode!r} mode): use a local disk")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute("PRAGMA cache_size = -16000")
+        connection.execute("PRAGMA temp_store = MEMORY")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect_sidecar(path: str) -> sqlite3.Connection:
+    """Open the sidecar file.  Nothing in it outlives the boot, so nothing in it is forced to disk."""
+    connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = OFF")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether trying again may help."""
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def patiently(act: Callable[[], T], path: str, patience: float) -> T:
+    """Do `act`, again while the database is busy.
+
+    Raises:
+        Busy, TransportError: when it still is, or fails otherwise.
+    """
+    until = time.monotonic() + patience
+    while True:
+        try:
+            return act()
+        except sqlite3.Error as error:
+            if not is_busy(error) or time.monotonic() >= until:
+                raise translated(error, path) from error
+        time.sleep(random.uniform(0.0005, 0.005))
+
+
+def translated(error: BaseException, path: str) -> PostbusError:
+    """What an error of SQLite's means to a caller; an error of ours stays as it is."""
+    if isinstance(error, PostbusError):
+        return error
+    name = os.path.basename(path)
+    if not isinstance(error, sqlite3.Error):
+        return TransportError(f"{name}: {type(error).__name__}: {error}")
+    match _code(error):
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return Busy(f"{name} is busy: another connection holds the write lock")
+        case sqlite3.SQLITE_FULL:
+            return Full(f"{name} cannot grow: the disk is full; free some space")
+        case sqlite3.SQLITE_CANTOPEN:
+            return TransportError(f"{path} cannot be opened: does its directory exist, and may this user write there?")
+        case sqlite3.SQLITE_READONLY:
+            return TransportError(f"{path} cannot be written by this user")
+        case sqlite3.SQLITE_NOTADB:
+            return ConfigError(f"{path} is no SQLite database")
+        case _:
+            return TransportError(f"{name}: {error}")
+
+
+def _code(error: sqlite3.Error) -> int:
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return 0 if code is None else code & _PRIMARY

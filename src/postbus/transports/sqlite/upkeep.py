@@ -1,0 +1,97 @@
+"""Keeps the house small: forgets old ids and history in bounded bites, finishes retirements, folds the log back in."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ...clock import Clock
+from .appending import BUCKET
+from .declaring import Declaring
+from .schema import Tables
+from .store import Transaction
+
+__all__ = ["Upkeep"]
+
+log = logging.getLogger("postbus")
+
+# Rows that one transaction deletes, so that no commit stalls.
+_BITE = 1000
+# After this many quiet seconds the write-ahead log is folded into the file and cut to nothing.
+_QUIET = 5.0
+# A log of this many bytes is folded in at once.
+_LOG_LIMIT = 64 * 1024 * 1024
+# Seconds before the next attempt, where a reader holds on to the log.
+_HELD_UP = 2.0
+_SOON = 0.005
+
+
+class Upkeep:
+    """What is looked after when there is nothing better to do, and now and then while there is."""
+
+    def __init__(self, tables: Tables, clock: Clock, declaring: Declaring, path: str, retain: float | None) -> None:
+        self._clock = clock
+        self._declaring = declaring
+        self._log_path = path + "-wal"
+        self._retain = retain
+        self._warned_at = float("-inf")
+        self._old_seen = tables("SELECT 1 FROM {seen} WHERE bucket < ? LIMIT 1")
+        self._forget_seen = tables(
+            f"DELETE FROM {{seen}} WHERE (bucket, id) IN (SELECT bucket, id FROM {{seen}} WHERE bucket < ? LIMIT {_BITE})"
+        )
+        self._old_kept = tables("SELECT 1 FROM {event} WHERE pending = 0 AND keep_until < ? LIMIT 1")
+        self._forget_kept = tables(
+            "DELETE FROM {event} WHERE seq IN "
+            f"(SELECT seq FROM {{event}} WHERE pending = 0 AND keep_until < ? LIMIT {_BITE})"
+        )
+
+    def peek(self, connection: sqlite3.Connection) -> bool | None:
+        """False when there is nothing to tidy."""
+        now = self._clock.time()
+        old = connection.execute(self._old_seen, (now // BUCKET - 1,)).fetchone() or (
+            connection.execute(self._old_kept, (now,)).fetchone()
+        )
+        return None if old or self._declaring.retiring(connection.execute) is not None else False
+
+    def tidy(self, transaction: Transaction) -> bool:
+        """Take one bite of everything; there may be more."""
+        transaction.execute(self._forget_seen, (transaction.now // BUCKET - 1,))
+        transaction.execute(self._forget_kept, (transaction.now,))
+        retiring = self._declaring.retiring(transaction.execute)
+        if retiring is not None:
+            self._declaring.bite(transaction, retiring)
+        return True
+
+    def look(self, tidy: Callable[[], bool], fold: Callable[[], Any], quiet_since: float) -> float | None:
+        """Do what is to be done; return after how many seconds to look again, None when not before something changed."""
+        if tidy():
+            return _SOON
+        quiet = time.monotonic() - quiet_since
+        size = self._log_size()
+        if size and (quiet >= _QUIET or size > _LOG_LIMIT):
+            if fold():
+                self._warn(size)
+                return _HELD_UP
+            size = 0
+        if size:
+            return max(_SOON, _QUIET - quiet)
+        return None if self._retain is None else _QUIET
+
+    def _log_size(self) -> int:
+        try:
+            return os.stat(self._log_path).st_size
+        except OSError:
+            return 0
+
+    def _warn(self, size: int) -> None:
+        now = time.monotonic()
+        if size > _LOG_LIMIT and now - self._warned_at > 60:
+            self._warned_at = now
+            log.warning(
+                "%s has grown to %d MB, because another connection reads for long: end its transaction",
+                self._log_path, size // 1024 // 1024,
+            )  # fmt: skip

@@ -1,0 +1,119 @@
+"""Appends inside the caller's own transaction, on the caller's connection and thread."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Sequence, Set
+from typing import Any
+
+from ...clock import Clock
+from ...errors import ConfigError, PublishFailed, TransportFull
+from ...transport import Append, Outgoing, Refused
+from .appending import BUCKET, Appending
+from .routing import RoutingCache
+from .schema import Tables
+from .spans import matching_ids
+from .store import Transaction
+
+__all__ = ["Within"]
+
+
+class Within:
+    """The statements of an append on a connection that is not ours."""
+
+    def __init__(self, path: str, tables: Tables, appending: Appending, clock: Clock) -> None:
+        self._name = os.path.basename(path)
+        self._appending = appending
+        self._clock = clock
+        self._routing = RoutingCache(tables)
+        self._lock = threading.Lock()
+        self._number = tables("UPDATE {meta} SET seq = seq + ? WHERE identity = ?")
+        self._numbers = tables("SELECT seq, fence, revision FROM {meta}")
+        self._seen = tables("SELECT id FROM {seen} WHERE bucket IN (?, ?) AND ")
+
+    def append(self, connection: sqlite3.Connection, identity: bytes, items: Sequence[Outgoing]) -> list[Append]:
+        """Append in the transaction that is open, or that the connection opens by itself.
+
+        Raises:
+            ConfigError: in autocommit mode, or for another database.
+        """
+        _refuse_autocommit(connection)
+        cursor = connection.cursor()
+        cursor.row_factory = None
+        opened = not connection.in_transaction
+        try:
+            # A write comes first: a transaction that reads first cannot write any more once somebody else has.
+            if cursor.execute(self._number, (len(items), identity)).rowcount != 1:
+                raise self._elsewhere()
+            cursor.execute("SAVEPOINT postbus_append")
+            try:
+                results = self._append(cursor, items)
+            except BaseException:
+                if connection.in_transaction:  # a full disk rolls back by itself
+                    cursor.execute("ROLLBACK TO postbus_append")
+                    cursor.execute("RELEASE postbus_append")
+                raise
+            cursor.execute("RELEASE postbus_append")
+            return results
+        except sqlite3.Error as error:
+            return self._refused(error, items)
+        except ConfigError:
+            if opened and connection.in_transaction:
+                connection.rollback()
+            raise
+        finally:
+            cursor.close()
+
+    def surviving(self, connection: sqlite3.Connection, ids: Sequence[bytes]) -> Set[bytes]:
+        """Which of these no savepoint has taken back."""
+        bucket = int(self._clock.time() // BUCKET)
+        cursor = connection.cursor()
+        cursor.row_factory = None
+        try:
+            found: set[bytes] = set()
+            for condition, values in matching_ids(ids):
+                found.update(row[0] for row in cursor.execute(self._seen + condition, (bucket - 1, bucket, *values)))
+            return found
+        finally:
+            cursor.close()
+
+    def _append(self, cursor: sqlite3.Cursor, items: Sequence[Outgoing]) -> list[Append]:
+        seq, fence, revision = cursor.execute(self._numbers).fetchone()
+        with self._lock:
+            routing = self._routing.at(revision, cursor.execute)
+            # The caller may roll back what it declared here; what is committed is read again next time.
+            self._routing.forget()
+        transaction = Transaction(
+            cursor.execute, seq - len(items), fence, revision, self._clock.time(), routing, set(), []
+        )
+        return self._appending.append(transaction, items)
+
+    def _elsewhere(self) -> ConfigError:
+        return ConfigError(
+            f"the connection given as within= is not to {self._name}, where the tables of postbus are: open it on that "
+            f"file, or use outbox="
+        )
+
+    def _refused(self, error: sqlite3.Error, items: Sequence[Outgoing]) -> list[Append]:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if "no such table" in str(error):
+            raise self._elsewhere() from error
+        if code == sqlite3.SQLITE_FULL:
+            return [Refused(TransportFull(f"not stored: the disk of {self._name} is full"))] * len(items)
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            hint = "begin the transaction with BEGIN IMMEDIATE, so that it has the write lock before it reads"
+            return [Refused(PublishFailed(f"not stored: {self._name} is busy: {error}; {hint}"))] * len(items)
+        return [Refused(PublishFailed(f"not stored: {error}"))] * len(items)
+
+
+def _refuse_autocommit(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        return
+    mode: Any = getattr(connection, "autocommit", None)  # Python 3.12 and later
+    if mode is True or (mode is not False and connection.isolation_level is None):
+        raise ConfigError(
+            "the connection given as within= is in autocommit mode and has no open transaction, so the event would be "
+            "stored whatever becomes of your writes: execute BEGIN IMMEDIATE first, or use bus.transaction(connection)"
+        )
