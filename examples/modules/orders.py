@@ -1,6 +1,6 @@
 from dataclasses import dataclass
 
-from postbus import Context, Router, event
+from postbus import Router, event
 
 router = Router()
 
@@ -12,13 +12,13 @@ class OrderPlaced:
     amount: int
 
 
-@router.on("payments.payment.received")
-async def confirm(event: "PaymentSeen", context: Context) -> None:
-    print(f"order {event.order_id} is paid")
-
-
 @dataclass(frozen=True)
-class PaymentSeen:
-    """What this module needs to know of a payment: its own class for somebody else's event."""
+class Payment:
+    """What this module needs to know of somebody else's event: a class of its own, without a mark."""
 
     order_id: str
+
+
+@router.on("payments.payment.received")
+def confirm(event: Payment) -> None:
+    print(f"order {event.order_id} is paid")

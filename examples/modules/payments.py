@@ -1,6 +1,6 @@
 from dataclasses import dataclass
 
-from postbus import DeliveryContext, RawEvent, Router, event
+from postbus import DeliveryContext, Router, event
 
 router = Router()
 
@@ -12,13 +12,12 @@ class PaymentReceived:
     cents: int
 
 
-@router.subscriber("orders.order.placed", name="payments")
-async def collect(event: RawEvent, context: DeliveryContext) -> None:
-    order = event.decode(Order)
-    await context.publish(PaymentReceived(order.order_id, order.amount))
-
-
 @dataclass(frozen=True)
 class Order:
     order_id: str
     amount: int
+
+
+@router.subscriber("orders.order.placed", name="payments")
+async def collect(event: Order, context: DeliveryContext) -> None:
+    await context.publish(PaymentReceived(event.order_id, event.amount))
