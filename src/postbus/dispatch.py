@@ -178,7 +178,7 @@ class Dispatch:
         if left > 0:
             return Requeue(min(left, _UNKNOWN_WAIT))
         self._first_seen.pop(delivery.envelope.id_bytes, None)
-        return Bury(f"unknown event: {one_line(str(error))}", describe(error, self._redact))
+        return Bury(f"unknown event: {one_line(str(error))}")
 
     # -- after
 

@@ -49,10 +49,10 @@ class Leases:
         self._thread.start()
 
     def stop(self) -> None:
-        """Say that the worker is gone, and end the thread; blocks for at most a lease."""
+        """Say that the worker is gone, and end the thread; blocks for at most two seconds."""
         self._stop.set()
         if self._thread.ident is not None:
-            self._thread.join(self._lease)
+            self._thread.join(min(self._lease, 2.0))
 
     @property
     def alive(self) -> bool:
