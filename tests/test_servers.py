@@ -85,6 +85,7 @@ class Absent(RedisKind):
     """A kind that is not installed."""
 
     name: str = "absent"
+    variable: str = "POSTBUS_TEST_ABSENT_URL"
 
     def binary(self) -> None:
         return None
@@ -113,8 +114,8 @@ def test_a_named_server_that_does_not_answer_fails_the_test(monkeypatch: pytest.
 
 def test_a_named_server_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     with started(RedisKind()) as server:
-        monkeypatch.setenv("POSTBUS_TEST_REDIS_URL", server.url)
-        assert list(shared(Absent(name="redis"))) == [server.url]
+        monkeypatch.setenv("POSTBUS_TEST_ABSENT_URL", server.url)
+        assert list(shared(Absent())) == [server.url]
 
 
 def test_servers_end_with_a_test_run_that_was_killed() -> None:

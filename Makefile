@@ -1,0 +1,109 @@
+# Everything starts here, and sets itself up: Python 3.11 or later with pip is enough, and uv is used when it is there.
+#
+#     make test ARGS="-k retry"          some tests
+#     PY=python3.12 make test            with that Python, in an environment of its own
+#     JOBS=8 make test                   in more processes
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+ARGS ?=
+JOBS ?= 2
+PYTHONS := $(or $(PY),python3.11 python3.12 python3.13 python3.14 python3 python)
+VENV := .venv$(if $(PY),-$(shell $(PY) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
+RUN := $(VENV)/bin/python -m
+UV := $(shell command -v uv 2>/dev/null)
+INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(VENV)/bin/python,$(RUN) pip install --quiet --disable-pip-version-check)
+CODE := $(wildcard src tests benchmarks tools examples)
+CHECKS := format lint types plan docs wheel test
+
+.PHONY: help
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# -- use
+
+.PHONY: demo
+demo: $(VENV)/.with-demo ## Watch a blizzard's flights go through the bus, about a minute (ARGS="--help")
+	@$(RUN) postbus demo $(ARGS)
+
+.PHONY: bench
+bench: $(VENV)/.with-bench ## Measure postbus against the raw limits and its peers (ARGS="--quick")
+	@$(RUN) benchmarks $(ARGS)
+
+# -- work
+
+.PHONY: test
+test: $(VENV)/.with-test ## All tests (ARGS="-k retry", JOBS=2)
+	@$(RUN) pytest -n $(JOBS) --dist loadgroup $(ARGS)
+
+.PHONY: test-fast
+test-fast: $(VENV)/.with-test ## All tests but the soaks, which kill workers under load for minutes
+	@$(RUN) pytest -n $(JOBS) --dist loadgroup -m "not soak" $(ARGS)
+
+.PHONY: check
+check: $(VENV)/.with-dev ## All that CI asks: format, lint, types, import plan, docs, wheel and tests
+	@failed=; for step in $(CHECKS); do \
+	    echo "== $$step"; start=$$(date +%s); \
+	    $(MAKE) --no-print-directory $$step || failed="$$failed $$step"; \
+	    echo "== $$step: $$(($$(date +%s) - start)) s"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "== failed:$$failed" >&2; exit 1; fi
+
+.PHONY: format
+format: $(VENV)/.with-lint ## Whether all code is formatted
+	@$(RUN) ruff format --check $(CODE)
+
+.PHONY: lint
+lint: $(VENV)/.with-lint ## Whether ruff has something to say
+	@$(RUN) ruff check $(CODE)
+
+.PHONY: types
+types: $(VENV)/.with-dev ## Whether mypy has something to say, strict and with every case matched
+	@$(RUN) mypy
+
+.PHONY: plan
+plan: $(VENV)/.with-test ## Whether each room imports only what its place allows, and says what it offers
+	@$(RUN) pytest --quiet tests/test_house.py tests/test_doors.py
+
+.PHONY: docs
+docs: $(VENV)/.with-docs $(VENV)/.with-test ## Whether the documentation is true and complete; builds it into site/
+	@$(RUN) tools.docs
+	@$(RUN) zensical build --strict
+
+.PHONY: wheel
+wheel: $(VENV)/.with-test ## Build the wheel and use it in a clean environment, without any extra
+	@$(VENV)/bin/python tools/try_wheel.py
+
+.PHONY: fmt
+fmt: $(VENV)/.with-lint ## Format, mend what ruff can mend, and write generated documentation anew
+	@$(RUN) ruff check --fix-only --quiet $(CODE)
+	@$(RUN) ruff format $(CODE)
+	@$(RUN) tools.docs --write
+
+.PHONY: setup
+setup: $(VENV)/.with-dev ## Set up for editors and the rest
+	@echo "ready: . $(VENV)/bin/activate"
+
+.PHONY: clean
+clean: ## Remove the environments and all that was built
+	rm -rf .venv .venv-* build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache
+
+# -- set-up: one environment, and one stamp for each group of dependencies in it
+
+$(VENV)/pyvenv.cfg:
+	@for python in $(PYTHONS); do \
+	    "$$python" -c 'import sys$(if $(UV),,, ensurepip); sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	    echo "setting up $(VENV) with $$("$$python" --version)"; \
+	    if [ -n "$(UV)" ]; then exec $(UV) venv --quiet --python "$$(command -v "$$python")" $(VENV); fi; \
+	    "$$python" -m venv $(VENV) && exec $(RUN) pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'; \
+	    exit 1; \
+	done; \
+	echo "none of $(PYTHONS) is Python 3.11 or later with venv and pip: PY=/path/to/python make ..." >&2; exit 1
+
+$(VENV)/.with-demo: pyproject.toml | $(VENV)/pyvenv.cfg
+	@$(INSTALL) --editable '.[demo]' && touch $@
+
+$(VENV)/.with-%: pyproject.toml | $(VENV)/pyvenv.cfg
+	@$(INSTALL) --editable . --group $* && touch $@
