@@ -23,7 +23,7 @@ _WORK = Path("build/bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is asked for; 1 when a line of postbus gave no figure, 4 with `--check` when one missed a target."""
+    """Run what is asked for; 1 when a line of postbus gave no figure, 4 with `--check` when an 'at least' is missed."""
     parser = _parser()
     options = parser.parse_args(arguments)
     rows = [row for row in ROWS if _chosen(row, options.only)]
