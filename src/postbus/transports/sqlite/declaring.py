@@ -41,11 +41,18 @@ class Declaring:
         self._current = tables("UPDATE {subscription} SET fingerprint = ?, declared_at = ? WHERE id = ?")
         self._was_seen = tables("SELECT 1 FROM {declaration} WHERE subscription = ? AND fingerprint = ?")
         self._see = tables("INSERT OR IGNORE INTO {declaration} (subscription, fingerprint) VALUES (?, ?)")
+        self._by_meaning = tables(
+            "SELECT id, fingerprint, spec FROM {subscription} WHERE name IS NOT NULL AND id IN "
+            "(SELECT subscription FROM {declaration} WHERE fingerprint = ?) LIMIT 1"
+        )
         self._pause = tables("UPDATE {subscription} SET paused = ? WHERE id = ?")
         self._ready = Inserter(tables("INSERT INTO {ready} (subscription, first, last)"), 3)
         self._later = Inserter(tables("INSERT INTO {later} (subscription, due, seq, scheduled, attempt)"), 5)
         self._waiting = Inserter(tables("INSERT INTO {waiting} (subscription, topic, key, seq, due)"), 5)
-        self._hold = tables("INSERT OR IGNORE INTO {busy} (subscription, topic, key, holders) VALUES (?, ?, ?, 1)")
+        self._hold = tables(
+            "INSERT INTO {busy} (subscription, topic, key, holders) VALUES (?, ?, ?, 1) "
+            "ON CONFLICT DO UPDATE SET holders = 1 WHERE holders = 0 AND parked IS NULL"
+        )
         self._count_up = tables("UPDATE {event} SET pending = pending + 1 WHERE ")
 
     # -- declared
@@ -62,20 +69,26 @@ class Declaring:
         """Make these exist; the newest declaration wins, and an older program's is reported."""
         conflicts: list[Conflict] = []
         for spec in specs:
-            row = transaction.execute(self._find, (spec.name,)).fetchone()
-            if row is None and spec.was is not None:
-                row = transaction.execute(self._find, (spec.was,)).fetchone()
-                if row is not None:
-                    self._rename_to(transaction, row[0], unpack_spec(row[2]), spec.name)
+            row = self._known_as(transaction, spec)
             if row is None:
                 self._add(transaction, spec)
-            elif row[1] == _fingerprint(spec):
-                transaction.execute(self._change, (spec.name, pack_spec(spec), row[0]))
-            elif not newest and transaction.execute(self._was_seen, (row[0], _fingerprint(spec))).fetchone():
-                conflicts.append(_conflict(spec, unpack_spec(row[2])))
+                continue
+            id_, current, raw = row
+            meaning = _fingerprint(spec)
+            if meaning == current:
+                transaction.execute(self._change, (spec.name, pack_spec(spec), id_))
+            elif not newest and transaction.execute(self._was_seen, (id_, meaning)).fetchone():
+                conflicts.append(_conflict(spec, unpack_spec(raw)))
             else:
-                self._replace(transaction, row[0], unpack_spec(row[2]), spec)
+                self._replace(transaction, id_, unpack_spec(raw), spec)
         return conflicts
+
+    def _known_as(self, transaction: Transaction, spec: SubscriptionSpec) -> Any:
+        """By its name, by the name it had, or by having been declared just so before somebody renamed it."""
+        row = transaction.execute(self._find, (spec.name,)).fetchone()
+        if row is None and spec.was is not None:
+            row = transaction.execute(self._find, (spec.was,)).fetchone()
+        return row or transaction.execute(self._by_meaning, (_fingerprint(spec),)).fetchone()
 
     def _add(self, transaction: Transaction, spec: SubscriptionSpec) -> None:
         values = (uuid4().bytes, spec.name, pack_spec(spec), _fingerprint(spec), transaction.now)
@@ -121,11 +134,7 @@ class Declaring:
             return
         if to in transaction.routing.by_name:
             raise ConfigError(f"subscription {name!r} cannot be renamed to {to!r}: that name is taken")
-        self._rename_to(transaction, place.id, place.spec, to)
-
-    def _rename_to(self, transaction: Transaction, id_: int, spec: SubscriptionSpec, to: str) -> None:
-        transaction.execute(self._change, (to, pack_spec(replace(spec, name=to)), id_))
-        self._changed(transaction)
+        self._replace(transaction, place.id, place.spec, replace(place.spec, name=to))
 
     # -- ordered and not
 
@@ -199,17 +208,32 @@ class Declaring:
             for seq, name, topic, key in rows.fetchall()
             if (name, topic) in taken and seq not in held
         ]
-        for condition, values in matching([row[0] for row in found]):
+        unburied = self._unbury(transaction, id_, [row[0] for row in found])
+        for condition, values in matching([row[0] for row in found if row[0] not in unburied]):
             transaction.execute(self._count_up + condition, values)
         self._spread(transaction, id_, found, ordered=spec.ordered)
         return len(found)
+
+    def _unbury(self, transaction: Transaction, id_: int, seqs: Sequence[int]) -> set[int]:
+        """A delivery is in one place: what is dead leaves its grave, and the key that it parked."""
+        unburied: set[int] = set()
+        for condition, values in matching(seqs):
+            where = f"subscription = ? AND {condition}"
+            rows = transaction.execute(self._tables("SELECT seq, id FROM {dead} WHERE ") + where, (id_, *values))
+            for seq, letter in rows.fetchall():
+                unburied.add(seq)
+                transaction.execute(
+                    self._tables("UPDATE {busy} SET parked = NULL WHERE subscription = ? AND parked = ?"), (id_, letter)
+                )
+            transaction.execute(self._tables("DELETE FROM {dead} WHERE ") + where, (id_, *values))
+        return unburied
 
     def _held(self, transaction: Transaction, id_: int) -> set[int]:
         held: set[int] = set()
         spans = transaction.execute(self._tables("SELECT first, last FROM {ready} WHERE subscription = ?"), (id_,))
         for first, last in spans.fetchall():
             held.update(range(first, last + 1))
-        for state in _HOLDING[1:]:
+        for state in _HOLDING[1:-1]:
             rows = transaction.execute(self._tables(f"SELECT seq FROM {{{state}}} WHERE subscription = ?"), (id_,))
             held.update(seq for (seq,) in rows.fetchall())
         return held
@@ -286,13 +310,13 @@ class Declaring:
 
 def _fingerprint(spec: SubscriptionSpec) -> bytes:
     """Of what a declaration means; where its code is does not matter."""
-    meaning = (sorted(spec.wants), spec.topic, spec.ordered, spec.on_bury)
+    meaning = (spec.name, sorted(set(spec.wants)), spec.topic, spec.ordered, spec.on_bury)
     return hashlib.sha256(msgspec.msgpack.encode(meaning)).digest()[:16]
 
 
 def _conflict(spec: SubscriptionSpec, current: SubscriptionSpec) -> Conflict:
     return Conflict(
         spec.name,
-        f"subscription {spec.name!r} was declared anew since: it takes {', '.join(current.wants)}, and this program's "
-        f"older declaration ({', '.join(spec.wants)}) is not applied; deploy it with `postbus setup` if it is meant",
+        f"the older declaration of {spec.name!r} was not applied: {current.name!r} was declared anew since then, for "
+        f"{', '.join(current.wants)}",
     )

@@ -11,14 +11,13 @@ from typing import TypeVar
 
 from ...address import Settings
 from ...errors import Closed, ConfigError, PostbusError
-from ...transport import WorkerInfo
 from . import files
 from .burial import Burial
 from .claiming import Claiming
 from .declaring import Declaring
 from .doorbell import Doorbell
 from .liveness import Liveness, Renewer, Roll
-from .reading import Reading, workers
+from .reading import Present, Reading, who_is_there
 from .rows import lenient
 from .schema import Tables, create, create_workers
 from .settling import Settling
@@ -109,13 +108,13 @@ class House:
         except sqlite3.Error as error:
             raise translated(error, self.path) from error
 
-    def workers(self) -> list[WorkerInfo]:
-        """The workers that live; only on the reader's thread."""
+    def present(self) -> Present:
+        """Who lives; only on the reader's thread."""
         try:
             if self._roll_call is None:
                 self._roll_call = self._connect_sidecar()
                 self._read_only.append(self._roll_call)
-            return workers(self._roll, self._roll_call, self._clock.monotonic())
+            return who_is_there(self._roll, self._roll_call, self._clock.monotonic())
         except sqlite3.Error as error:
             raise translated(error, self.path) from error
 

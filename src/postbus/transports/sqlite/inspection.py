@@ -50,17 +50,18 @@ class Inspection:
 
     async def stats(self, subscriptions: Collection[str] | None = None) -> Sequence[SubscriptionStats]:
         """How these (or all) subscriptions stand, by name."""
-        alive = await self.workers()
-        return await self._read(lambda reading: reading.stats(subscriptions, alive))
+        house = self._open_house()
+        return await self._read(lambda reading: reading.stats(subscriptions, house.present()))
 
     async def workers(self) -> Sequence[WorkerInfo]:
         """The workers that have beaten within their lease."""
         house = self._open_house()
-        return await asyncio.get_running_loop().run_in_executor(house.reader, house.workers)
+        return await self._read(lambda _: house.present().workers)
 
     async def events(self, query: EventQuery, *, limit: int = 100, after: str | None = None) -> Sequence[StoredEvent]:
         """Stored events, newest first."""
-        return await self._read(lambda reading: reading.events(query, limit, after))
+        house = self._open_house()
+        return await self._read(lambda reading: reading.events(query, limit, after, house.present().owners))
 
     async def dead(
         self, subscription: str | None, query: DeadQuery, *, limit: int = 100, after: UUID | None = None

@@ -11,7 +11,9 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, TypeVar
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TypeVar
 
 import msgspec
 
@@ -45,7 +47,7 @@ class Roll:
         self.one = tables("SELECT lease, alive_until FROM {worker} WHERE owner = ?")
         self.alive = tables("SELECT owner, info FROM {worker} WHERE alive_until > ?1 AND alive_until <= ?1 + lease + 1")
         self.bury = tables("DELETE FROM {worker} WHERE alive_until <= ?1 OR alive_until > ?1 + lease + 1")
-        self.forget = tables("DELETE FROM {worker} WHERE owner = ?")
+        self.leave = tables("UPDATE {worker} SET info = NULL WHERE owner = ?")
         self.beat = tables("UPDATE {worker} SET info = ? WHERE owner = ?")
         self.owners = tables("SELECT DISTINCT owner FROM {lease}")
         self.leases_of = tables("SELECT DISTINCT subscription FROM {lease} WHERE owner = ?")
@@ -62,6 +64,7 @@ class Liveness:
 
     def __init__(self, roll: Roll, sidecar: sqlite3.Connection, clock: Clock) -> None:
         self.lease = _LEASE
+        self.until: dict[str, float] = {}
         self.beats: dict[str, float] = {}
         self._roll = roll
         self._sidecar = sidecar
@@ -75,6 +78,11 @@ class Liveness:
         if self.beats.get(owner, now) - now >= 0.75 * lease:  # its renewer beats, and will do so again in time
             return
         self._sidecar.execute(self._roll.extend, (owner, lease, now + lease))
+        self.until[owner] = max(now + lease, self.until.get(owner, now))
+
+    def ended(self, owner: str) -> bool:
+        """Whether the leases of an owner in this process have ended, as far as this process knows."""
+        return self.until.get(owner, float("inf")) <= self._clock.monotonic()
 
     def sweep_needed(self, connection: sqlite3.Connection) -> bool:
         """Whether somebody died holding leases; looks only now and then."""
@@ -87,10 +95,10 @@ class Liveness:
         self._looked(now)
         return False
 
-    def sweep(self, transaction: Transaction) -> None:
+    def sweep(self, transaction: Transaction, *, at_once: bool = False) -> None:
         """Make suspects of what the dead held, if it is time to look."""
         now = self._clock.monotonic()
-        if now < self._sweep_at:
+        if now < self._sweep_at and not at_once:
             return
         if not self._sidecar.in_transaction:
             self._sidecar.execute("BEGIN IMMEDIATE")
@@ -146,12 +154,14 @@ class Renewer:
         self._places = places
         self._check = check
         self._patience = patience
+        self._lease: float | None = None
         self._sidecar: sqlite3.Connection | None = None
         self._path = next(iter(places)).path
 
     def renew(self, deliveries: Sequence[Delivery], lease: float) -> Collection[Delivery]:
         """Extend these leases; return those that are lost."""
         self._look()
+        self._lease = lease
         lost: list[Delivery] = []
         for owner in {delivery.owner for delivery in deliveries}:
             if self._was_dead(owner, lease):
@@ -161,15 +171,13 @@ class Renewer:
     def beat(self, worker: WorkerInfo) -> None:
         """Say that this worker lives, or that it is gone."""
         self._look()
-        if worker.state == "gone":
+        if worker.state == "gone":  # what it could not settle stays its own until the lease ends
             self._liveness.beats.pop(worker.owner, None)
-            self._patiently(lambda sidecar: sidecar.execute(self._roll.forget, (worker.owner,)))
+            self._patiently(lambda sidecar: sidecar.execute(self._roll.leave, (worker.owner,)))
             return
-        row: Any = self._patiently(lambda sidecar: sidecar.execute(self._roll.one, (worker.owner,)).fetchone())
-        self._was_dead(worker.owner, row[0] if row else self._liveness.lease)
-        self._patiently(
-            lambda sidecar: sidecar.execute(self._roll.beat, (msgspec.json.encode(worker), worker.owner))
-        )
+        self._was_dead(worker.owner, self._lease or self._liveness.lease)
+        seen = replace(worker, seen_at=datetime.fromtimestamp(self._clock.time(), UTC))
+        self._patiently(lambda sidecar: sidecar.execute(self._roll.beat, (msgspec.json.encode(seen), worker.owner)))
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -200,6 +208,7 @@ class Renewer:
 
         dead = self._patiently(act)
         self._liveness.beats[owner] = now + lease
+        self._liveness.until[owner] = max(now + lease, self._liveness.until.get(owner, now))
         return dead
 
     def _lost(self, deliveries: Sequence[Delivery]) -> list[Delivery]:

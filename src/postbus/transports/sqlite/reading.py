@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from ...delivery import DeadLetter, Failure
@@ -18,12 +18,19 @@ from .rows import COLUMNS, salvaged
 from .schema import Tables
 from .spans import matching
 
-__all__ = ["Reading", "workers"]
+__all__ = ["Present", "Reading", "who_is_there"]
 
 # Rows read at once while looking for those that match what SQL cannot say.
 _CHUNK = 500
 
 _Condition = tuple[str, tuple[Any, ...]]
+
+
+class Present(NamedTuple):
+    """Who lives: owners whose leases last, and workers that have beaten."""
+
+    owners: set[str]
+    workers: list[WorkerInfo]
 
 
 class Reading:
@@ -50,20 +57,20 @@ class Reading:
 
     # -- how subscriptions stand
 
-    def stats(self, names: Collection[str] | None, workers: Sequence[WorkerInfo]) -> list[SubscriptionStats]:
-        """Exact counts, all of one moment."""
+    def stats(self, names: Collection[str] | None, present: Present) -> list[SubscriptionStats]:
+        """Exact counts, all of one moment; what a dead worker holds is backlog, though nobody swept it yet."""
         self._connection.execute("BEGIN")
         try:
             rows = self._all("SELECT id, name, paused FROM {subscription} WHERE name IS NOT NULL ORDER BY name")
             return [
-                self._stats_of(id_, name, bool(paused), sum(name in worker.subscriptions for worker in workers))
+                self._stats_of(id_, name, paused=bool(paused), present=present)
                 for id_, name, paused in rows
                 if names is None or name in names
             ]
         finally:
             self._connection.execute("COMMIT")
 
-    def _stats_of(self, id_: int, name: str, paused: bool, workers: int) -> SubscriptionStats:
+    def _stats_of(self, id_: int, name: str, *, paused: bool, present: Present) -> SubscriptionStats:
         now = self._now()
         one = {"id": id_, "now": now}
         row = self._all(
@@ -72,7 +79,6 @@ class Reading:
             "(SELECT count(*) FROM {later} WHERE subscription = :id AND due <= :now), "
             "(SELECT count(*) FROM {later} WHERE subscription = :id AND due > :now AND scheduled), "
             "(SELECT count(*) FROM {later} WHERE subscription = :id AND due > :now AND NOT scheduled), "
-            "(SELECT count(*) FROM {lease} WHERE subscription = :id), "
             "(SELECT count(*) FROM {dead} WHERE subscription = :id), "
             "(SELECT count(*) FROM {waiting} WHERE subscription = :id AND due <= :now), "
             "(SELECT count(*) FROM {waiting} WHERE subscription = :id AND due > :now), "
@@ -84,12 +90,15 @@ class Reading:
             "(SELECT min(due) FROM {later} WHERE subscription = :id AND due > :now)",
             one,
         )[0]
-        ready, suspects, due, scheduled, retrying, leased, dead, waiting, waiting_later, parked, *rest = row
+        ready, suspects, due, scheduled, retrying, dead, waiting, waiting_later, parked, *rest = row
         parked_events, parked_later, next_due = rest
+        leases = dict(self._all("SELECT owner, count(*) FROM {lease} WHERE subscription = :id GROUP BY owner", one))
+        running = sum(count for owner, count in leases.items() if owner in present.owners)
+        suspects += sum(leases.values()) - running
         return SubscriptionStats(
             name=name,
             backlog=ready + suspects + due + waiting - (parked_events - parked_later),
-            in_flight=leased,
+            in_flight=running,
             scheduled=scheduled + waiting_later - parked_later,
             retrying=retrying,
             dead=dead,
@@ -97,7 +106,7 @@ class Reading:
             next_due=None if next_due is None else max(0.0, next_due - now),
             parked=parked,
             parked_events=parked_events,
-            workers=workers,
+            workers=sum(name in worker.subscriptions for worker in present.workers),
             paused=paused,
         )
 
@@ -118,7 +127,7 @@ class Reading:
 
     # -- events
 
-    def events(self, query: EventQuery, limit: int, after: str | None) -> list[StoredEvent]:
+    def events(self, query: EventQuery, limit: int, after: str | None, owners: set[str]) -> list[StoredEvent]:
         """Stored events, newest first."""
         conditions: list[_Condition] = []
         if after is not None:
@@ -133,10 +142,10 @@ class Reading:
             )
         matches = _named(query.name, conditions)
         rows = self._pages("SELECT seq, " + COLUMNS + " FROM {event}", conditions, "seq", "DESC", "seq < ?", limit, matches)
-        states = self._states([row[0] for row in rows])
+        states = self._states([row[0] for row in rows], owners)
         return [StoredEvent(envelope=salvaged(row[1:]), cursor=str(row[0]), states=states[row[0]]) for row in rows]
 
-    def _states(self, seqs: Sequence[int]) -> dict[int, dict[str, str]]:
+    def _states(self, seqs: Sequence[int], owners: set[str]) -> dict[int, dict[str, str]]:
         states: dict[int, dict[str, str]] = {seq: {} for seq in seqs}
         if not seqs:
             return states
@@ -146,7 +155,7 @@ class Reading:
         for table, state in (
             ("suspect", "'ready'"),
             ("later", f"CASE WHEN due <= {now!r} THEN 'ready' WHEN scheduled THEN 'scheduled' ELSE 'retrying' END"),
-            ("lease", "'running'"),
+            ("lease", "owner"),
             ("waiting", "'waiting'"),
             ("dead", "'dead'"),
         ):
@@ -154,7 +163,8 @@ class Reading:
                 rows = self._all(f"SELECT seq, subscription, {state} FROM {{{table}}} WHERE " + condition, values)
                 for seq, id_, found in rows:
                     if id_ in names:
-                        states[seq][names[id_]] = found
+                        alive = "running" if found in owners else "ready"
+                        states[seq][names[id_]] = alive if table == "lease" else found
         spans = self._all("SELECT subscription, first, last FROM {ready} WHERE first <= ? AND last >= ?", (growing[-1], growing[0]))
         for id_, first, last in spans:
             for seq in growing:
@@ -244,10 +254,11 @@ class Reading:
         return self._connection.execute(self._tables(sql), values).fetchall()
 
 
-def workers(roll: Roll, sidecar: sqlite3.Connection, now: float) -> list[WorkerInfo]:
-    """The workers that live, by owner."""
+def who_is_there(roll: Roll, sidecar: sqlite3.Connection, now: float) -> Present:
+    """Who lives now, workers by owner."""
     rows = sidecar.execute(roll.alive, (now,)).fetchall()
-    return sorted((info for _, raw in rows if (info := info_of(raw)) is not None), key=lambda info: info.owner)
+    workers = sorted((info for _, raw in rows if (info := info_of(raw)) is not None), key=lambda info: info.owner)
+    return Present({owner for owner, _ in rows}, workers)
 
 
 def _named(

@@ -170,7 +170,7 @@ class SqliteTransport(Inspection):
         house = self._open_house()
 
         def act(transaction: Transaction) -> Claimed:
-            house.liveness.sweep(transaction)
+            house.liveness.sweep(transaction, at_once=house.liveness.ended(owner))
             return house.claiming.claim(
                 transaction, subscription, owner=owner, limit=limit, lease=lease, alone=alone
             )
@@ -189,7 +189,7 @@ class SqliteTransport(Inspection):
             given = [(delivery, _RELEASE) for delivery in claimed.deliveries]
             house.writer.post(
                 Operation(
-                    lambda transaction: house.settling.settle(transaction, given),
+                    lambda transaction: self._settle(house, transaction, given),
                     house.writer.deadline(self._patience),
                 )
             )
@@ -200,12 +200,20 @@ class SqliteTransport(Inspection):
         try:
             return await house.writer.run(
                 Operation(
-                    lambda transaction: house.settling.settle(transaction, settlements),
+                    lambda transaction: self._settle(house, transaction, settlements),
                     house.writer.deadline(self._patience),
                 )
             )
         except CommitLost as error:
             return [Unknown(error) for _ in settlements]
+
+    def _settle(
+        self, house: House, transaction: Transaction, settlements: Sequence[tuple[Delivery, Outcome]]
+    ) -> list[Settle]:
+        """Refuse what is late, also where nobody has noticed yet that the owner's leases ended."""
+        if any(house.liveness.ended(owner) for owner in {delivery.owner for delivery, _ in settlements}):
+            house.liveness.sweep(transaction, at_once=True)
+        return house.settling.settle(transaction, settlements)
 
     def renewer(self) -> Renewer:
         """A renewer for one thread."""

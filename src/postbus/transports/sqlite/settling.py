@@ -40,7 +40,7 @@ class Settling:
         self._ready = tables("INSERT OR REPLACE INTO {ready} (subscription, first, last) VALUES (?, ?, ?)")
         self._suspect = tables("INSERT OR REPLACE INTO {suspect} (subscription, seq, attempt, failure) VALUES (?, ?, ?, ?)")
         self._dead = tables(
-            "INSERT OR REPLACE INTO {dead} (id, subscription, seq, attempts, reason, error, message, traceback, "
+            "INSERT INTO {dead} (id, subscription, seq, attempts, reason, error, message, traceback, "
             "buried_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
         )
         self._let_go = tables(

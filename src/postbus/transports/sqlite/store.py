@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import sqlite3
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
+from weakref import WeakSet
 
 from ...errors import ConfigError, PostbusError, TransportError
 from .routing import Routing
@@ -66,6 +68,23 @@ class Transaction:
     ended: list[Callable[[bool], None]]
 
 
+class Connection(sqlite3.Connection):
+    """A connection that is found again after a fork."""
+
+
+_OPEN: WeakSet[Connection] = WeakSet()
+
+
+def _keep_in_child() -> None:
+    """A forked child must never close what its parent uses, at its exit either: nothing there may be freed."""
+    for connection in list(_OPEN):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_in_child)
+
+
 def connect_main(path: str, *, synchronous: str, reading: bool = False) -> sqlite3.Connection:
     """Open the main file.  A busy database is waited for by whoever calls, who knows for how long.
 
@@ -73,9 +92,7 @@ def connect_main(path: str, *, synchronous: str, reading: bool = False) -> sqlit
         ConfigError: when it cannot be a WAL database.
         sqlite3.Error: when it cannot be opened now.
     """
-    connection = sqlite3.connect(
-        path, timeout=1.0 if reading else 0.0, isolation_level=None, check_same_thread=False, cached_statements=256
-    )
+    connection = _connect(path, 1.0 if reading else 0.0)
     try:
         connection.execute("PRAGMA trusted_schema = OFF")
         if reading:
@@ -95,13 +112,26 @@ def connect_main(path: str, *, synchronous: str, reading: bool = False) -> sqlit
 
 def connect_sidecar(path: str) -> sqlite3.Connection:
     """Open the sidecar file.  Nothing in it outlives the boot, so nothing in it is forced to disk."""
-    connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
+    connection = _connect(path, 5.0)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = OFF")
     except BaseException:
         connection.close()
         raise
+    return connection
+
+
+def _connect(path: str, timeout: float) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path,
+        timeout=timeout,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+        factory=Connection,
+    )
+    _OPEN.add(connection)
     return connection
 
 
