@@ -68,9 +68,8 @@ plan: $(VENV)/.with-test ## Whether each room imports only what its place allows
 	@$(RUN) pytest --quiet tests/test_house.py tests/test_doors.py
 
 .PHONY: docs
-docs: $(VENV)/.with-docs $(VENV)/.with-test ## Whether the documentation is true and complete; builds it into site/
+docs: $(VENV)/.with-test ## Whether the documentation is true: its snippets, generated parts, links and commands
 	@$(RUN) tools.docs
-	@$(RUN) zensical build --strict
 
 .PHONY: wheel
 wheel: $(VENV)/.with-test ## Build the wheel and use it in a clean environment, without any extra
@@ -88,7 +87,7 @@ setup: $(VENV)/.with-dev ## Set up for editors and the rest
 
 .PHONY: clean
 clean: ## Remove the environments and all that was built
-	rm -rf .venv .venv-* build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache
+	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # -- set-up: one environment, and one stamp for each group of dependencies in it
 
