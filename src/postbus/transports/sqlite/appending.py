@@ -51,6 +51,8 @@ class Appending:
 
     def append(self, transaction: Transaction, items: Sequence[Outgoing]) -> list[Append]:
         """Store events; one result for each."""
+        if not items:
+            return []
         bucket = int(transaction.now // BUCKET)
         known = self.known(transaction, bucket, [item.envelope.id_bytes for item in items])
         keep_until = None if self._retain is None else transaction.now + self._retain
