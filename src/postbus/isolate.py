@@ -15,7 +15,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -295,9 +294,6 @@ def main(arguments: list[str]) -> int:
         asyncio.run(_serve(Program(**settings["program"]).load(), link))
     except PostbusError as error:
         log.error("cannot run isolated deliveries: %s", error)
-        return 1
-    except Exception:  # noqa: BLE001 - whatever the program raises on import, its author wants to see it
-        log.error("cannot load %s:\n%s", settings["program"]["place"], traceback.format_exc())
         return 1
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,29 +42,34 @@ class Program:
         """Import the module and return its bus.
 
         Raises:
-            ConfigError: when the module or the attribute is missing, or is no bus.  What the module itself raises on
-                import is passed on as it is.
+            ConfigError: when the module cannot be imported, the attribute is missing, or it is no bus.
         """
         module, _, path = self.place.partition(":")
         if self.app_dir not in sys.path:
             sys.path.insert(0, self.app_dir)
-        found: Any = self._module(module)
+        try:
+            found: Any = importlib.import_module(module)
+        except (Exception, SystemExit) as error:  # the user's program may raise anything when it is imported
+            raise self._not_imported(module, error) from error
         for name in path.split("."):
             if not hasattr(found, name):
                 raise ConfigError(f"{module} has no attribute {path!r}: {_EXAMPLE}{self._buses(module)}")
             found = getattr(found, name)
-        return self._checked(found() if self.factory and callable(found) else found)
+        return self._checked(self._made(found) if self.factory and callable(found) else found)
 
-    def _module(self, module: str) -> Any:
-        try:
-            return importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
-                raise  # the module is there, and imports something that is not
-            raise ConfigError(
+    def _not_imported(self, module: str, error: BaseException) -> ConfigError:
+        if isinstance(error, ModuleNotFoundError) and error.name is not None and f"{module}.".startswith(f"{error.name}."):
+            return ConfigError(
                 f"there is no module {error.name!r} in {self.app_dir!r} or among the installed ones: {_EXAMPLE}, "
                 f"or --app-dir"
-            ) from None
+            )
+        return ConfigError(f"{module} cannot be imported:\n{_seen_by_its_author(error)}")
+
+    def _made(self, factory: Any) -> Any:
+        try:
+            return factory()
+        except (Exception, SystemExit) as error:  # as above
+            raise ConfigError(f"{self.place}() failed:\n{_seen_by_its_author(error)}") from error
 
     def _checked(self, found: Any) -> Bus:
         if _is_bus(found):
@@ -81,6 +87,17 @@ def is_place(text: str) -> bool:
     """Whether `text` has the form `module:attribute`."""
     module, colon, path = text.partition(":")
     return bool(colon) and all(part.isidentifier() for part in (*module.split("."), *path.split(".")))
+
+
+def _seen_by_its_author(error: BaseException) -> str:
+    """The traceback without our own frames and the import machinery's."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _ours(f.filename)]
+    shown = traceback.format_list(frames) + traceback.format_exception_only(error)
+    return "".join(shown).rstrip()
+
+
+def _ours(filename: str) -> bool:
+    return filename.startswith("<frozen importlib") or filename in (__file__, importlib.__file__)
 
 
 def _is_bus(value: object) -> bool:

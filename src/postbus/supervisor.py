@@ -137,20 +137,29 @@ class Supervisor:
     """Runs `processes` children until it is told to stop, or until they end by themselves."""
 
     def __init__(
-        self, command: Command, *, processes: int = 1, until_done: bool = False, board: Board | None = None
+        self,
+        command: Command,
+        *,
+        processes: int = 1,
+        until_done: bool = False,
+        patient: bool = False,
+        board: Board | None = None,
     ) -> None:
         """Args:
         command: makes the command line of a child.
         processes: how many run.
         until_done: a child that ends well is done; else another takes its place.
+        patient: a child that cannot start is tried again at the next `roll`, instead of giving up.
         board: is shown the state of the processes, each second and at each change.
         """
         self._command = command
         self._processes = processes
         self._until_done = until_done
+        self._patient = patient
         self._board = board
         self._children: list[Child] = []
         self._due: dict[int, float] = {}
+        self._hopeless: set[int] = set()
         self._early_deaths = dict.fromkeys(range(processes), 0)
         self._was_ready = dict.fromkeys(range(processes), False)
         self._crashes: dict[int, deque[float]] = {index: deque(maxlen=10) for index in range(processes)}
@@ -174,7 +183,7 @@ class Supervisor:
         with self._signals():
             for index in range(self._processes):
                 self._start(index)
-            while self._children or self._due:
+            while self._children or self._due or self._hopeless:
                 self._wait()
                 self._start_due()
                 for child in tuple(self._children):
@@ -223,6 +232,8 @@ class Supervisor:
                     self._end_now()
             case signal.SIGHUP | 0:  # 0 is `roll`
                 self._rolling = deque(range(self._processes))
+                self._due |= dict.fromkeys(self._hopeless, time.monotonic())
+                self._hopeless.clear()
             case signal.SIGUSR1:
                 for child in self._children:
                     with suppress(OSError):
@@ -260,7 +271,7 @@ class Supervisor:
         elif self._until_done and code == 0:
             log.info("worker %d is done", child.index)
         elif not child.ready and not self._was_ready[child.index] and code in (WRONG, UNREACHABLE):
-            self._stop_all(code)  # it said why, and trying again would not help
+            self._give_up(child, code)  # it said why, and trying again would not help
         else:
             self._restart(child)
 
@@ -295,9 +306,9 @@ class Supervisor:
         if not child.ready:
             self._early_deaths[index] += 1
             if self._early_deaths[index] >= _TRIES:
-                log.critical("worker %d %s before it was ready, %d times: giving up", index, child.ending, _TRIES)
+                log.critical("worker %d %s before it was ready, %d times", index, child.ending, _TRIES)
                 code = child.process.returncode
-                self._stop_all(code if code in (WRONG, UNREACHABLE) else FAILED)
+                self._give_up(child, code if code in (WRONG, UNREACHABLE) else FAILED)
                 return
         crashes = self._crashes[index]
         recent = sum(1 for at in crashes if at > now - _FORGET)
@@ -305,6 +316,14 @@ class Supervisor:
         pause = min(_PAUSE[0] * 2 ** (recent - 1), _PAUSE[1]) if recent else 0.0
         log.error("worker %d (pid %d) %s; another starts in %.1f s", index, child.process.pid, child.ending, pause)
         self._due[index] = now + pause
+
+    def _give_up(self, child: Child, code: int) -> None:
+        if self._patient and not self._stopping:
+            self._hopeless.add(child.index)
+            self._early_deaths[child.index] = 0
+            log.error("worker %d cannot start: waiting for a change", child.index)
+        else:
+            self._stop_all(code)
 
     def _forget(self, child: Child) -> None:
         with suppress(KeyError):  # it had hung up already
@@ -316,6 +335,7 @@ class Supervisor:
         self._code = self._code or code
         self._stopping = True
         self._due.clear()
+        self._hopeless.clear()
         self._rolling.clear()
         for child in self._children:
             child.stop()

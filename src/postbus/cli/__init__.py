@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import NoReturn
 
@@ -24,7 +24,7 @@ from ..errors import (
 )
 from ..shown import printable
 
-__all__ = ["main", "postbus"]
+__all__ = ["guarded", "main", "postbus", "run"]
 
 # command -> (module, attribute, what it does)
 _COMMANDS = MappingProxyType(
@@ -35,15 +35,17 @@ _COMMANDS = MappingProxyType(
         "events": ("events", "events", "List declared and stored events."),
         "dead": ("dead", "dead", "List, show, replay, discard and export dead letters."),
         "subs": ("subs", "subs", "List, pause, resume, rename, retire and rewind subscriptions."),
-        "setup": ("setup", "setup", "Create tables and make this app's declarations current."),
-        "doctor": ("doctor", "doctor", "Check an app and its transport."),
-        "demo": ("misc", "demo", "Watch a real stream of events flow."),
+        "setup": ("prepare", "setup", "Create tables and make this app's declarations current."),
+        "doctor": ("checkup", "doctor", "Check an app and its transport."),
+        "demo": ("show", "demo", "Watch a real stream of events flow."),
         "bench": ("bench", "bench", "Measure this machine and a transport."),
-        "init": ("misc", "init", "Write a small app to start from."),
-        "completion": ("misc", "completion", "Print a shell's completion script."),
-        "version": ("misc", "version", "Print the version."),
+        "init": ("starter", "init", "Write a small app to start from."),
+        "completion": ("about", "completion", "Print a shell's completion script."),
+        "version": ("about", "version", "Print the version."),
     }
 )
+# What a group without a sub-command raises, in clicks from 8.2: its message is the help.
+_HELP: type[click.ClickException] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
 _ALIASES = MappingProxyType({"run": "worker"})
 
 
@@ -96,13 +98,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    return guarded(lambda: postbus.main(arguments, prog_name="postbus", standalone_mode=False))
+
+
+def guarded(work: Callable[[], object]) -> int:
+    """Do it, and turn what it raises on purpose into a line on stderr and an exit code."""
     try:
-        result = postbus.main(arguments, prog_name="postbus", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        result = work()
     except click.ClickException as error:
+        if isinstance(error, _HELP):
+            click.echo(error.format_message(), err=True)
+            return error.exit_code
         if isinstance(error, click.UsageError) and error.ctx is not None:
             click.echo(error.ctx.get_usage(), err=True)
-        click.echo(f"Error: {printable(error.format_message(), keep=chr(10))}", err=True)
+        _say_error(error.format_message())
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
@@ -111,17 +120,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except PostbusError as error:
-        click.echo(f"Error: {printable(str(error), keep=chr(10))}", err=True)
+        _say_error(str(error))
         return _exit_code(error)
+    return result if isinstance(result, int) else 0
+
+
+def _say_error(message: str) -> None:
+    click.echo(f"Error: {printable(message, keep=chr(10))}", err=True)
 
 
 def _exit_code(error: PostbusError) -> int:
     match error:
         case ConfigError() | InvalidName() | UnknownEvent() | UnknownSubscription() | CodecError():
             return 2
-        case TransportBroken():
-            return 1
-        case TransportError():
+        case TransportError() if not isinstance(error, TransportBroken):
             return 3
         case _:
             return 1

@@ -13,12 +13,12 @@ import click
 from ..errors import ConfigError
 from ..program import Program, is_place
 
-__all__ = ["Span", "as_json", "takes_app", "without_app"]
+__all__ = ["Rate", "Span", "as_json", "takes_app", "without_app"]
 
 if TYPE_CHECKING:
-    _Seconds = click.ParamType[float]
+    _Number = click.ParamType[float]
 else:  # it is no generic class in older clicks
-    _Seconds = click.ParamType
+    _Number = click.ParamType
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -93,7 +93,7 @@ def _from_pyproject() -> str | None:
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
-class Span(_Seconds):
+class Span(_Number):
     """Seconds as a number, or with a unit: 500ms, 2s, 5m, 1h, 7d."""
 
     name = "seconds"
@@ -115,3 +115,19 @@ class Span(_Seconds):
         if not 0 <= span < float("inf"):
             self.fail(f"{value!r} is not a time span: expected at least 0.", param, ctx)
         return span
+
+
+class Rate(_Number):
+    """So many a second: a number, or such as 100/s."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value).strip().removesuffix("/s")
+        try:
+            rate = float(text)
+        except ValueError:
+            rate = 0.0
+        if not 0 < rate < float("inf"):
+            self.fail(f"{value!r} is no rate: expected so many a second, such as 100/s.", param, ctx)
+        return rate

@@ -26,7 +26,7 @@ from ..supervisor import ABANDONED, FAILED, UNREACHABLE, WRONG
 from ..worker import Worker
 from .orders import Orders
 
-__all__ = ["main", "opened"]
+__all__ = ["main", "make_worker", "opened"]
 
 log = logging.getLogger("postbus.process")
 
@@ -81,9 +81,6 @@ class Process:
             self._bus = bus = self._orders.program.load()
         except ConfigError as error:
             return self._report(WRONG, error)
-        except Exception:  # noqa: BLE001 - whatever the program raises on import, its author wants to see it
-            log.error("cannot load %s:\n%s", self._orders.place, traceback.format_exc())
-            return WRONG
         try:
             with asyncio.Runner(loop_factory=_loop_factory(self._orders.loop)) as runner:
                 return runner.run(self._live(bus))
@@ -109,7 +106,7 @@ class Process:
         self._link.listen(self._heard)
         shared = bus.transport.traits.shared
         isolation = Isolation(self._orders.program, self._orders.logs) if shared else None
-        self._worker = worker = _worker(bus, self._orders, isolation)
+        self._worker = worker = make_worker(bus, self._orders, isolation)
         if not worker.info().subscriptions:
             raise ConfigError(f"{self._orders.place} has no subscribers to run: declare one with @bus.subscriber(...)")
         self._grace = worker.settings.grace
@@ -246,7 +243,7 @@ async def opened(bus: Bus, stack: AsyncExitStack, patience: float, stop: asyncio
         pause = min(2 * pause, _PAUSE[1])
 
 
-def _worker(bus: Bus, orders: Orders, isolation: Isolation | None) -> Worker:
+def make_worker(bus: Bus, orders: Orders, isolation: Isolation | None) -> Worker:
     """A worker as ordered, not yet started."""
     return bus.make_worker(
         only=orders.only or None,

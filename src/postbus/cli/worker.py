@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from ..errors import ConfigError
-from ..logs import FORMATS, LEVELS, Logs
+from ..health import HealthBoard
+from ..logs import FORMATS, LEVELS
 from ..supervisor import Supervisor
 from .given import Span, takes_app, without_app
 from .orders import Orders
+from .reload import watch
 
 __all__ = ["worker"]
 
-_MINUTE = 60.0
+# Options that concern the supervisor; the others are for the processes.
+_OURS = ("workers", "health_file", "health_port", "health_host", "reload", "reload_dir", "dry_run")
 
 
 def _setting(name: str, *flags: str, **options: Any) -> Callable[[Any], Any]:
@@ -46,19 +50,63 @@ def _setting(name: str, *flags: str, **options: Any) -> Callable[[Any], Any]:
 @click.option("-l", "--log-level", type=click.Choice(LEVELS, case_sensitive=False), default="info", show_default=True)
 @click.option("--log-format", type=click.Choice(FORMATS), default="text", show_default=True)
 @click.option("--log-config", type=click.Path(exists=True, dir_okay=False), help="A JSON or INI file for logging.config.")
+@click.option("--health-file", type=click.Path(dir_okay=False), help="Kept up to date while the workers live; else removed.")
+@click.option("--health-port", type=click.IntRange(0, 65535), help="Answers /livez and /readyz; 0 picks a free port.")
+@click.option("--health-host", default="127.0.0.1", show_default=True, help="Where the health port listens.")
+@click.option("-r", "--reload", is_flag=True, help="Replace the processes when a Python file changes.")
+@click.option("--reload-dir", multiple=True, type=click.Path(exists=True, file_okay=False), help="Watch here, not in --app-dir.")
 @click.option("--dry-run", is_flag=True, help="Print what would run, and end.")
-def worker(words: tuple[str, ...], app_dir: str, factory: bool, workers: int, dry_run: bool, **options: Any) -> int:
+def worker(words: tuple[str, ...], app_dir: str, factory: bool, **options: Any) -> int:
     """Run the subscribers of APP until told to stop.
 
     The first SIGTERM or SIGINT stops claiming, hands back what has not started and waits for what runs; the second ends
     at once.  SIGHUP replaces the processes one by one.  SIGUSR1 writes what they do to the log.
     """
     program, _ = without_app(words, app_dir, factory)
+    own = {name: options.pop(name) for name in _OURS}
     orders = Orders(place=program.place, app_dir=program.app_dir, factory=program.factory, **options)
     orders.logs.configure()
-    return Supervisor(
-        _command(orders), processes=workers, until_done=orders.burst or orders.max_messages is not None
-    ).run()
+    if own["dry_run"]:
+        told = json.dumps(dataclasses.asdict(orders))
+        return subprocess.run([sys.executable, "-m", "postbus.cli.plan", told], check=False).returncode
+    with _board(own["workers"], own["health_file"], own["health_host"], own["health_port"]) as board:
+        supervisor = Supervisor(
+            _command(orders),
+            processes=own["workers"],
+            until_done=orders.burst or orders.max_messages is not None,
+            patient=own["reload"],
+            board=board,
+        )
+        if own["reload"]:
+            watch(own["reload_dir"] or [app_dir], supervisor.roll)
+        return supervisor.run()
+
+
+@contextmanager
+def _board(workers: int, file: str | None, host: str, port: int | None) -> Iterator[HealthBoard | None]:
+    if file is None and port is None:
+        yield None
+        return
+    board = HealthBoard(expected=workers, file=file)
+    try:
+        if port is not None:
+            _serve(board, host, port)
+        yield board
+    finally:
+        board.close()
+
+
+def _serve(board: HealthBoard, host: str, port: int) -> None:
+    try:
+        board.serve(host, port)
+    except OSError as error:
+        raise CannotStart(f"--health-port {port} on {host} cannot be had: {error.strerror or error}") from error
+
+
+class CannotStart(click.ClickException):
+    """Something outside keeps the worker from starting."""
+
+    exit_code = 3
 
 
 def _command(orders: Orders) -> Callable[[int, int, bool], list[str]]:

@@ -1,0 +1,256 @@
+"""`postbus dead`: what was buried, and what becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from typing import Any, Literal, TextIO, TypeVar
+from uuid import UUID
+
+import click
+
+from ..bus import Bus
+from ..delivery import DeadLetter
+from ..event import Pattern, is_pattern, key_text, valid_name
+from .events import event_id
+from .given import Rate, Span, as_json, takes_app, without_app
+from .output import Table, confirm, document, print_json, progress, say
+from .records import of_letter, payload_of
+from .session import with_bus
+
+__all__ = ["dead"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_BATCH = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """Which dead letters the options name."""
+
+    sub: str | None
+    name: str | None
+    key: str | None
+    error: str | None
+    reason: str | None
+    older_than: float | None
+    ids: tuple[UUID, ...]
+    limit: int | None
+    everything: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises InvalidName before anything is opened."""
+        if self.sub is not None:
+            valid_name(self.sub, "subscription name")
+        if self.name is not None:
+            Pattern(self.name) if is_pattern(self.name) else valid_name(self.name, "event name")
+        if self.key is not None:
+            key_text(self.key)
+
+    @property
+    def named(self) -> bool:
+        """Whether anything narrows it down."""
+        narrowed = (self.sub, self.name, self.key, self.error, self.reason, self.older_than)
+        return bool(self.ids) or any(one is not None for one in narrowed)
+
+    async def letters(self, bus: Bus) -> AsyncIterator[DeadLetter]:
+        """All of them, oldest burial first."""
+        query: dict[str, Any] = {"name": self.name, "key": self.key, "error": self.error, "reason": self.reason}
+        query["ids"] = self.ids or None
+        if self.older_than is not None:
+            query["before"] = datetime.now(UTC) - timedelta(seconds=self.older_than)
+        count = 0
+        async for letter in bus.dead.each(self.sub, **query):
+            yield letter
+            count += 1
+            if count == self.limit:
+                return
+
+
+def _filters(fn: F) -> F:
+    for option in reversed(
+        [
+            click.option("--sub", help="Of this subscription."),
+            click.option("--name", help="Of events of this name or pattern."),
+            click.option("--key", help="Of events of this key."),
+            click.option("--error", help="Whose error's class or message holds this text."),
+            click.option("--reason", help="Whose reason holds this text."),
+            click.option("--older-than", type=Span(), help="Buried longer ago than such as 2h or 7d."),
+            click.option("--ids", default="", help="These ids, with commas between them."),
+        ]
+    ):
+        fn = option(fn)
+    return fn
+
+
+def _acting(fn: F) -> F:
+    for option in reversed(
+        [
+            click.option("--limit", type=click.IntRange(1), help="At most so many, the oldest first."),
+            click.option("--all", "everything", is_flag=True, help="All dead letters."),
+            click.option("--rate", type=Rate(), help="At most so many a second, such as 100/s."),
+            click.option("--dry-run", is_flag=True, help="Say how many, and do nothing."),
+            click.option("-y", "--yes", is_flag=True, help="Do not ask."),
+        ]
+    ):
+        fn = option(fn)
+    return _filters(fn)
+
+
+@click.group()
+def dead() -> None:
+    """List, show, replay, discard and export dead letters."""
+
+
+@dead.command("list")
+@takes_app()
+@_filters
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
+@as_json
+def list_letters(words: tuple[str, ...], *, app_dir: str, factory: bool, as_json: bool, **options: Any) -> None:
+    """List dead letters, oldest burial first."""
+    program, _ = without_app(words, app_dir, factory)
+    letters = with_bus(program, _gather(_chosen(options)))
+    if as_json:
+        for letter in letters:
+            print_json(of_letter(letter))
+        return
+    table = Table(["buried at", "id", "subscription", "event", "key", ">attempts", "reason", "error"])
+    for letter in letters:
+        failure = letter.failure
+        table.add(
+            letter.buried_at, letter.id, letter.subscription, letter.envelope.name, letter.envelope.key,
+            letter.attempts, letter.reason, f"{failure.error}: {failure.message}" if failure else None,
+        )  # fmt: skip
+    table.show()
+    if len(letters) == options["limit"]:
+        say(f"The first {len(letters)}: --limit shows more.")
+
+
+@dead.command()
+@takes_app("[APP] ID", required=True)
+@as_json
+def show(words: tuple[str, ...], *, app_dir: str, factory: bool, as_json: bool) -> None:
+    """Show one dead letter with its payload and traceback; ID is its own or its event's."""
+    program, (text,) = without_app(words, app_dir, factory, names=1)
+    wanted = event_id(text)
+
+    async def look(bus: Bus) -> dict[str, Any]:
+        letter = await bus.dead.get(wanted)
+        if letter is None:
+            raise click.ClickException(f"there is no dead letter {wanted}")
+        return {**of_letter(letter), **payload_of(letter.envelope, bus.catalog), "traceback": letter.error}
+
+    found = with_bus(program, look)
+    if as_json:
+        print_json(found)
+    else:
+        document(found)
+
+
+@dead.command()
+@takes_app("[APP] [ID]...")
+@_acting
+def replay(words: tuple[str, ...], *, app_dir: str, factory: bool, **options: Any) -> None:
+    """Deliver dead letters again, to the subscription that buried them only, with no attempt spent."""
+    _act("replay", words, app_dir, factory, **options)
+
+
+@dead.command()
+@takes_app("[APP] [ID]...")
+@_acting
+def discard(words: tuple[str, ...], *, app_dir: str, factory: bool, **options: Any) -> None:
+    """Delete dead letters for good."""
+    _act("discard", words, app_dir, factory, **options)
+
+
+@dead.command()
+@takes_app()
+@_filters
+@click.option("--limit", type=click.IntRange(1), help="At most so many, the oldest first.")
+@click.option("-o", "--output", type=click.File("w", "utf-8", lazy=True), default="-", help="Write here, not to stdout.")
+def export(words: tuple[str, ...], *, app_dir: str, factory: bool, output: TextIO, **options: Any) -> None:
+    """Write dead letters as JSON lines: payload, bytes, headers, error.  `postbus publish --file` reads them."""
+    program, _ = without_app(words, app_dir, factory)
+    chosen = _chosen(options)
+
+    async def write(bus: Bus) -> int:
+        count = 0
+        async for letter in chosen.letters(bus):
+            record = {**of_letter(letter), **payload_of(letter.envelope, bus.catalog), "traceback": letter.error}
+            click.echo(json.dumps({**record.pop("event"), **record, "letter": record["id"]}, default=str), file=output)
+            count += 1
+        return count
+
+    say(f"{with_bus(program, write):,} dead letters exported")
+
+
+def _chosen(options: dict[str, Any], ids: Sequence[str] = ()) -> Chosen:
+    texts = [*ids, *(text.strip() for text in options.pop("ids").split(",") if text.strip())]
+    known = {name: options[name] for name in Chosen.__dataclass_fields__ if name in options}
+    return Chosen(**known, ids=tuple(event_id(text) for text in texts))
+
+
+def _gather(chosen: Chosen) -> Callable[[Bus], Any]:
+    async def gather(bus: Bus) -> list[DeadLetter]:
+        return [letter async for letter in chosen.letters(bus)]
+
+    return gather
+
+
+# -- replay and discard
+
+
+def _act(
+    what: Literal["replay", "discard"], words: tuple[str, ...], app_dir: str, factory: bool, /, **options: Any
+) -> None:
+    program, ids = without_app(words, app_dir, factory, more=True)
+    chosen = _chosen(options, ids)
+    if not chosen.named and not chosen.everything:
+        raise click.UsageError(f"Say which to {what}: ids, a filter such as --sub or --name, or --all.")
+    dry, yes, rate = options["dry_run"], options["yes"], options["rate"]
+
+    async def act(bus: Bus) -> int:
+        letters = [(letter.subscription, letter.id) async for letter in chosen.letters(bus)]
+        if dry or not letters:
+            say(f"{len(letters):,} dead letters would be {_done(what)}" if dry else "No dead letter matches.")
+            return 0
+        confirm(f"{what.capitalize()} {len(letters):,} dead letters?", yes=yes)
+        return await _in_batches(bus, what, sorted(letters, key=lambda pair: pair[0]), rate)
+
+    done = with_bus(program, act)
+    if not dry:
+        click.echo(f"{done:,} dead letters {_done(what)}")
+
+
+async def _in_batches(
+    bus: Bus, what: Literal["replay", "discard"], letters: list[tuple[str, UUID]], rate: float | None
+) -> int:
+    """In batches that a rate leaves room between."""
+    method = bus.dead.replay if what == "replay" else bus.dead.discard
+    size = _BATCH if rate is None else max(1, min(_BATCH, int(rate / 4)))
+    done, began, tried = 0, time.monotonic(), 0
+    with progress(len(letters), _done(what)) as advance:
+        for subscription, group in groupby(letters, key=lambda pair: pair[0]):
+            for batch in _batches([letter for _, letter in group], size):
+                if rate is not None:
+                    await asyncio.sleep(max(0.0, began + tried / rate - time.monotonic()))
+                done += await method(subscription, batch)
+                tried += len(batch)
+                advance(len(batch))
+    return done
+
+
+def _batches(ids: list[UUID], size: int) -> Iterator[list[UUID]]:
+    for start in range(0, len(ids), size):
+        yield ids[start : start + size]
+
+
+def _done(what: str) -> str:
+    return "replayed" if what == "replay" else "discarded"

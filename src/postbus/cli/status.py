@@ -1,0 +1,142 @@
+"""`postbus status`: how every subscription stands; once, again and again, or as a check."""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from ..bus import Bus
+from ..inspection import Stats, inspectable
+from ..program import is_place
+from ..transport import SubscriptionStats, WorkerInfo
+from .given import Span, as_json, takes_app, without_app
+from .output import Table, age, colour, print_json, say
+from .records import of_stats, of_worker
+from .session import with_bus
+
+__all__ = ["status"]
+
+CHECK_FAILED = 4
+_OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "=": operator.eq,
+}  # fmt: skip
+# The word on the command line -> the field it reads.
+_MEASURES = {
+    "lag": "backlog", "backlog": "backlog", "age": "oldest_age", "dead": "dead", "in_flight": "in_flight",
+    "scheduled": "scheduled", "retrying": "retrying", "parked": "parked", "workers": "workers",
+}  # fmt: skip
+_CLAUSE = re.compile(r"\s*([a-z_-]+)\s*(>=|<=|>|<|=)\s*(\S+)\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One clause of `--fail-on`."""
+
+    text: str
+    field: str
+    compare: str
+    value: float
+
+    @classmethod
+    def parse(cls, text: str) -> Limit:
+        """Read `lag>1000`.
+
+        Raises:
+            click.BadParameter: when it is none.
+        """
+        match = _CLAUSE.fullmatch(text)
+        field = _MEASURES.get(match[1].replace("-", "_")) if match else None
+        if match is None or field is None:
+            known = ", ".join(sorted(_MEASURES))
+            raise click.BadParameter(f"{text!r} is no limit: expected such as lag>1000 or age>5m, of {known}")
+        value = Span().convert(match[3], None, None)
+        return cls(text.strip(), field, match[2], value)
+
+    def broken_by(self, stats: SubscriptionStats) -> bool:
+        """Whether this subscription is beyond it."""
+        return _OPERATORS[self.compare](getattr(stats, self.field) or 0, self.value)
+
+
+@click.command()
+@takes_app()
+@click.option("--watch", is_flag=False, flag_value="2s", metavar="[SPAN]", help="Again and again; every 2s by default.")
+@click.option("--fail-on", default="", metavar="LIMITS", help="Exit with 4 beyond such as lag>1000,dead>0,age>60.")
+@as_json
+def status(words: tuple[str, ...], *, app_dir: str, factory: bool, watch: str | None, fail_on: str, as_json: bool) -> int:
+    """Show how every subscription of APP stands.
+
+    READY is what waits for a worker, AGE how long the oldest of it has waited.  --fail-on takes lag, age, dead,
+    in_flight, scheduled, retrying, parked and workers, and looks at each subscription: a check for cron and probes.
+    """
+    if watch is not None and is_place(watch):  # `--watch shop:bus` means the app
+        words, watch = (watch, *words), "2s"
+    limits = [Limit.parse(clause) for clause in fail_on.split(",") if clause.strip()]
+    every = None if watch is None else max(0.1, Span().convert(watch, None, None))
+    program, _ = without_app(words, app_dir, factory)
+    show = _show_json if as_json else _show_table
+    return with_bus(program, lambda bus: _run(bus, every, limits, show))
+
+
+Show = Callable[[Bus, Stats, Sequence[WorkerInfo], Sequence[Limit]], None]
+
+
+async def _run(bus: Bus, every: float | None, limits: Sequence[Limit], show: Show) -> int:
+    while True:
+        stats = await bus.stats()
+        workers = await inspectable(bus.transport).workers()
+        if every is not None and sys.stdout.isatty():
+            click.clear()
+        show(bus, stats, workers, limits)
+        broken = [(s.name, limit.text) for s in stats.values() for limit in limits if limit.broken_by(s)]
+        for name, limit in broken:
+            say(f"{name}: {limit}")
+        if every is None:
+            return CHECK_FAILED if broken else 0
+        await asyncio.sleep(every)
+
+
+def _show_table(bus: Bus, stats: Stats, workers: Sequence[WorkerInfo], limits: Sequence[Limit]) -> None:
+    table = Table(
+        ["subscription", ">ready", ">age", ">running", ">retrying", ">scheduled", ">parked", ">dead", ">workers", "state"]
+    )
+    for s in stats.values():
+        late = bool(s.backlog) and not s.workers and not s.paused
+        state = "paused" if s.paused else "no worker" if late else "ok"
+        alarm = [7] * bool(s.dead) + [9] * late
+        table.add(
+            s.name, s.backlog, age(s.oldest_age), s.in_flight, s.retrying, s.scheduled, s.parked, s.dead, s.workers,
+            state, alarm=alarm,
+        )  # fmt: skip
+    table.show()
+    lead = f"{time.strftime('%H:%M:%S')}  {bus!r}: {len(stats)} subscriptions, {len(workers)} workers"
+    click.echo(click.style(lead, dim=True), color=colour())
+
+
+def _show_json(bus: Bus, stats: Stats, workers: Sequence[WorkerInfo], limits: Sequence[Limit]) -> None:
+    totals: dict[str, Any] = {
+        "backlog": stats.backlog,
+        "in_flight": stats.in_flight,
+        "scheduled": stats.scheduled,
+        "retrying": stats.retrying,
+        "dead": stats.dead,
+        "oldest_age": stats.oldest_age,
+    }
+    print_json(
+        {
+            "subscriptions": [of_stats(s) for s in stats.values()],
+            "totals": totals,
+            "workers": [of_worker(w) for w in workers],
+            "broken_limits": [
+                {"subscription": s.name, "limit": limit.text} for s in stats.values() for limit in limits
+                if limit.broken_by(s)
+            ],
+        }
+    )
