@@ -11,6 +11,7 @@ from postbus import Bus
 from .announcer import Announcer
 from .crew import Crew
 from .outside import Outside
+from .roster import Member
 from .sight import Lane, Mood
 from .storm import Act, Happening
 from .watch import Orphans, Watch
@@ -107,15 +108,19 @@ class Director:
         self._crew.check()
         for member in self._watch.roster.died():
             self._report_death(self._watch.mourn(member), ordered=member.pid in self._ordered_dead)
-        arrived = [member for member in self._watch.roster.arrived() if member.number > self._size]
-        if arrived:
-            who = " and ".join(f"worker {member.number} (pid {member.pid})" for member in arrived)
-            self._tell(f"{who} joined", "good")
+        self._greet(self._watch.roster.arrived())
         for orphans in self._watch.taken_over():
             seconds = time.monotonic() - orphans.killed.at
             self._tell(
                 f"what worker {orphans.killed.worker} had begun is done by others, after {seconds:.1f} s", "good"
             )
+
+    def _greet(self, arrived: Sequence[Member]) -> None:
+        if arrived and arrived[-1].number == self._size:
+            self._tell(f"{self._size} workers are up, and take what has waited", "good")
+        later = [f"worker {member.number} (pid {member.pid})" for member in arrived if member.number > self._size]
+        if later:
+            self._tell(f"{' and '.join(later)} joined", "good")
 
     def _report_death(self, orphans: Orphans, *, ordered: bool) -> None:
         how = "was killed" if ordered else "died (was it you?)"

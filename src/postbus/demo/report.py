@@ -66,9 +66,10 @@ def sentences(ledger: Ledger) -> Iterator[str]:
     yield from (_take_over(one) for one in ledger.take_overs)
     repeats = sum(account.repeated for account in ledger.accounts)
     recognised = sum(account.recognised for account in ledger.accounts)
-    if repeats or recognised:
-        known = f"{recognised:,} times a desk knew the idempotency key, and did nothing"
-        yield f"{repeats:,} deliveries were done twice; {known}."
+    if repeats:
+        yield f"{repeats:,} deliveries were done twice: at least once is the promise."
+    if recognised:
+        yield f"{recognised:,} times a service was asked for what it had done before: it knew the idempotency key."
     unsettled = sum(account.unsettled for account in ledger.accounts)
     if unsettled:
         yield f"{unsettled:,} of those that succeeded were not settled when the run ended: they would run again."
