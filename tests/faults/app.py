@@ -9,21 +9,11 @@ import asyncio
 import os
 import signal
 import time
-from dataclasses import dataclass
 
-from postbus import Bus, DeliveryContext, Reject, Retry, event
+from rig_events import Happened
+
+from postbus import Bus, DeliveryContext, Reject, Retry
 from postbus.testing.ledger import Ledger
-
-
-@event("rig.thing.happened", key="key")
-@dataclass(frozen=True)
-class Happened:
-    """`do` says what its subscribers do, for `seconds`."""
-
-    number: int
-    key: str = "k"
-    do: str = "work"
-    seconds: float = 0.0
 
 
 LEASE = float(os.environ.get("RIG_LEASE", "1"))
