@@ -106,6 +106,8 @@ class MsgpackCodec:
             except KeyError:
                 plan = self._plans[type(event)] = _msgpack_plan(type(event))
             body = plan.encode(event)
+        except CodecError:
+            raise
         except Exception as error:  # noqa: BLE001 - a model's serializers are the user's code, and may raise anything
             _cannot_encode(event, error, _pack)
         if (
@@ -182,7 +184,9 @@ class JsonCodec:
             event = plan.decode(body)
         except Exception as error:  # noqa: BLE001 - a class's __post_init__ and validators are the user's code
             _cannot_decode(_label(event_type), error)
-        if (plan.floats and _NON_FINITE_KEY(body)) or (plan.open and _many_brackets(body)):
+        if plan.floats and _NON_FINITE_KEY(body):
+            _look_closer(event, dates=True, what="decoded")
+        if plan.open and _many_brackets(body):
             _judge(_PARSE(body), _label(event_type))
         return event
 
@@ -269,7 +273,8 @@ def _pack(event: Any) -> bytes:
     try:
         return _PACK(dump(data) if is_model(type(data)) else data)
     except TypeError:
-        # A model may hold what only its own JSON has a form for, such as a URL.
+        # A model may hold what only its own JSON has a form for, such as a URL.  That JSON has null for a NaN.
+        _look_closer(event, dates=False)
         return _PACK_AS_JSON(dump_as_json(data) if is_model(type(data)) else data)
 
 
@@ -329,15 +334,18 @@ def _payload(event: Any) -> Any:
     return event.payload if type(event) is RawEvent else event
 
 
-def _look_closer(event: Any, *, dates: bool) -> None:
-    """Judge an event by its values, since its bytes may be wrong."""
-    kept = (bytes, time, datetime) if dates else (bytes, time)
+def _look_closer(event: Any, *, dates: bool, what: str = "encoded") -> None:
+    """Judge an event by its values, where its bytes may be wrong about them."""
     data = _payload(event)
     try:
-        data = msgspec.to_builtins(_loose(data) if is_model(type(data)) else data, builtin_types=kept, enc_hook=_loose)
+        data = msgspec.to_builtins(
+            _loose(data) if is_model(type(data)) else data,
+            builtin_types=(bytes, time, datetime) if dates else (bytes, time),
+            enc_hook=_loose,
+        )
     except Exception as error:  # noqa: BLE001 - a model's serializers are the user's code, and may raise anything
         _cannot_encode(event, error, _pack)
-    _judge(data, _label(type(event), event), "encoded")
+    _judge(data, _label(type(event), event), what)
 
 
 def _loose(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from .errors import InvalidName
 __all__ = [
     "CAUSATION",
     "CORRELATION",
+    "EPOCH",
     "OBJECT",
     "Envelope",
     "checked_headers",
@@ -33,6 +34,8 @@ CAUSATION = "causationid"
 # The format of an envelope that never left the process: its delivery carries the event itself, and the body is empty.
 OBJECT = "application/vnd.postbus.object"
 
+# Added to, and not divided down to seconds: a float has too few digits for microseconds in the far future.
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _HEADER_VALUE = 8192
 _HEADERS = 64
@@ -73,12 +76,12 @@ class Envelope(msgspec.Struct, frozen=True, gc=False, kw_only=False):
     @property
     def time(self) -> datetime:
         """When it was published, by the publisher's clock; aware, UTC."""
-        return datetime.fromtimestamp(self.micros / 1e6, UTC)
+        return EPOCH + timedelta(microseconds=self.micros)
 
     @property
     def expires_at(self) -> datetime | None:
         """When it stops being worth delivering; aware, UTC."""
-        return None if self.expires_micros is None else datetime.fromtimestamp(self.expires_micros / 1e6, UTC)
+        return None if self.expires_micros is None else EPOCH + timedelta(microseconds=self.expires_micros)
 
     @property
     def headers(self) -> Mapping[str, str]:

@@ -278,7 +278,9 @@ def _plain(name: str, payload: object) -> object:
             payload = dump(payload)
         # datetime, UUID and Decimal become text at once, so that a payload is the same on every transport.
         data = msgspec.to_builtins(payload, builtin_types=(bytes,), enc_hook=dump)
-        body = msgspec.msgpack.encode(data)  # finds what only bytes show: lone surrogates, integers beyond 64 bits
+        # Once there and back: bytes show lone surrogates and integers beyond 64 bits, and tuples come back as lists.
+        body = msgspec.msgpack.encode(data)
+        data = msgspec.msgpack.decode(body)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise CodecError(f"the payload of event {name!r} cannot be encoded: {reason(error)}") from cause(error)
     fault = None

@@ -23,6 +23,7 @@ __all__ = ["MAX_DEPTH", "OFFSET", "OPEN", "Shape", "culprit", "direct_floats", "
 MAX_DEPTH = 64
 
 # A UTC offset behind a time of day, in any format's bytes: msgspec writes whole minutes, whatever the offset was.
+# One of less than half a minute passes for UTC; no place on Earth has ever had such an offset.
 OFFSET = re.compile(rb":\d\d(?:\.\d+)?[+-]\d\d:").search
 
 _CONTAINERS = frozenset({dict, list, tuple})

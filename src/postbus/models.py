@@ -44,12 +44,17 @@ def load(model_type: Any, data: Any) -> Any:
 
     Raises:
         TypeError: when it is no model.
-        ValueError: pydantic's own, when the values do not fit.
+        ValueError: when the values do not fit; its text does not quote them.
     """
     if not is_model(model_type):
         raise TypeError(f"the type {getattr(model_type, '__qualname__', model_type)} has no form in bytes")
     # Not strict even for a strict model: in bytes, text stands for a UUID or a Decimal, and a list for a set.
-    return model_type.__pydantic_validator__.validate_python(data, strict=False, by_alias=True, by_name=True)
+    try:
+        return model_type.__pydantic_validator__.validate_python(data, strict=False, by_alias=True, by_name=True)
+    except ValueError as error:
+        if not _quotes_values(error):
+            raise
+        raise ValueError(reason(error)) from None
 
 
 def reason(error: BaseException) -> str:
