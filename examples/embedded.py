@@ -1,4 +1,5 @@
 import asyncio
+import socket
 from dataclasses import dataclass
 
 from postbus import Bus, event
@@ -38,19 +39,25 @@ async def serve(port: int, stop: asyncio.Event) -> None:
 # --8<-- [end:serve]
 
 
-async def main() -> None:
-    stop = asyncio.Event()
-    server = asyncio.create_task(serve(8765, stop))
-    await asyncio.sleep(0)
+async def get(port: int, path: str) -> str:
     while True:
         try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", 8765)
-        except ConnectionError:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        except ConnectionError:  # it is not up yet
             await asyncio.sleep(0.01)
-        else:
-            break
-    writer.write(b"GET /hello HTTP/1.1\r\n\r\n")
-    print((await reader.read()).split(b"\r\n")[0].decode())
+            continue
+        writer.write(f"GET {path} HTTP/1.1\r\n\r\n".encode())
+        answer = await reader.read()
+        writer.close()
+        return answer.partition(b"\r\n")[0].decode()
+
+
+async def main() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    stop = asyncio.Event()
+    server = asyncio.create_task(serve(port, stop))
+    print(await get(port, "/hello"))
     await counted.wait()
     stop.set()
     await server

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from .commands import check_commands
-from .links import check_links
+from .links import check_links, check_nav
 from .pages import pages_of
 from .parts import PARTS, check_parts, with_parts
 from .snippets import check_snippets, with_snippets
@@ -33,7 +33,8 @@ def write(root: Path) -> list[str]:
 def check(root: Path) -> list[str]:
     """Everything that is wrong, as `page:line: what`."""
     pages = {str(path.relative_to(root)): path.read_text("utf-8") for path in pages_of(root)}
-    return [
+    unlisted = [f"mkdocs.yml:{complaint}" for complaint in check_nav(pages, (root / "mkdocs.yml").read_text("utf-8"))]
+    return unlisted + [
         f"{name}:{complaint}"
         for name, text in pages.items()
         for complaint in (

@@ -32,6 +32,7 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ("SubscriptionStats", "SubscriptionInfo", "SubscriptionSpec", "StoredEvent", "WorkerInfo", "DeadQuery", "EventQuery"),
     ),
     ("Observing", "postbus.observe", ("Counters", "Published", "Started", "Finished", "Lost")),
+    ("CloudEvents", "postbus.cloudevents", ("to_cloudevent", "from_cloudevent", "to_binary", "from_binary")),
     ("Seams", "postbus", ("Clock", "Codec")),
 )
 # Said elsewhere: errors have a table of their own, and type aliases are read where they are used.
@@ -52,7 +53,8 @@ def unlisted() -> set[str]:
 
 
 def _section(heading: str, module: ModuleType, names: tuple[str, ...]) -> str:
-    return "\n\n".join([f"## {heading}", *(_entry(name, getattr(module, name)) for name in names)])
+    place = "" if module.__name__ == "postbus" else f"In `{module.__name__}`."
+    return "\n\n".join(part for part in (f"## {heading}", place, *(_entry(n, getattr(module, n)) for n in names)) if part)
 
 
 def _entry(name: str, thing: Any) -> str:
@@ -90,12 +92,19 @@ def _signature(name: str, thing: Any) -> str:
     star = next((n for n, p in enumerate(given) if p.kind is p.KEYWORD_ONLY), None)
     if star is not None and not any(p.kind is p.VAR_POSITIONAL for p in given):
         shown.insert(star, "*")
-    target = getattr(thing, "__func__", thing)
-    prefix = "async def " if inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target) else ""
-    line = f"{prefix}{name}({', '.join(shown)}){_returns(thing)}"
+    prefix, returns = _kind(thing), _returns(thing)
+    line = f"{prefix}{name}({', '.join(shown)}){returns}"
     if len(line) > 100:
-        line = f"{prefix}{name}(\n" + "".join(f"    {part},\n" for part in shown) + f"){_returns(thing)}"
+        line = f"{prefix}{name}(\n" + "".join(f"    {part},\n" for part in shown) + f"){returns}"
     return f"```python\n{line}\n```"
+
+
+def _kind(thing: Any) -> str:
+    """What stands before the name of what is awaited, or entered."""
+    function = getattr(thing, "__func__", thing)
+    if inspect.isasyncgenfunction(getattr(function, "__wrapped__", function)):
+        return "async with "
+    return "await " if inspect.iscoroutinefunction(function) else ""
 
 
 def _parameter(parameter: inspect.Parameter) -> str:
@@ -103,7 +112,7 @@ def _parameter(parameter: inspect.Parameter) -> str:
     text = f"{stars}{parameter.name}{_annotated(parameter.annotation)}"
     if parameter.default is parameter.empty:
         return text
-    default = "..." if " at 0x" in repr(parameter.default) else repr(parameter.default)
+    default = "..." if " at 0x" in repr(parameter.default) else repr(parameter.default).replace("'", '"')
     return f"{text} = {default}"
 
 
@@ -111,11 +120,14 @@ def _annotated(annotation: object) -> str:
     return "" if annotation is inspect.Parameter.empty else f": {_plain(annotation)}"
 
 
-def _returns(thing: object) -> str:
+def _returns(thing: Any) -> str:
     if isinstance(thing, type):
         return ""
-    annotation = inspect.signature(thing).return_annotation  # type: ignore[arg-type]
-    return "" if annotation is inspect.Signature.empty else f" -> {_plain(annotation)}"
+    annotation = inspect.signature(thing).return_annotation
+    if annotation is inspect.Signature.empty:
+        return ""
+    entered = re.fullmatch(r"AsyncIterator\[(.*)\]", _plain(annotation))
+    return f" as {entered[1].lower()}" if entered and _kind(thing) == "async with " else f" -> {_plain(annotation)}"
 
 
 def _plain(annotation: object) -> str:

@@ -62,7 +62,7 @@ def _prose(text: str) -> str:
         if paragraph.startswith("    "):
             paragraphs.append(f"```text\n{textwrap.dedent(paragraph)}\n```")
         else:
-            paragraphs.append(" ".join(line.strip() for line in paragraph.splitlines()))
+            paragraphs.append(" ".join(paragraph.split()))
     return "\n\n".join(paragraphs)
 
 

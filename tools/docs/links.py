@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .pages import line_of, prose
 
-__all__ = ["anchors", "check_links"]
+__all__ = ["anchors", "check_links", "check_nav"]
 
 _LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 _HEADING = re.compile(r"^#{1,6}[ ]+(?P<text>.+?)[ ]*$", re.MULTILINE)
@@ -42,3 +42,11 @@ def check_links(name: str, text: str, pages: Mapping[str, str], root: Path) -> I
             yield f"{line_of(text, link.start())}: links to {target}, and there is no {path}"
         elif anchor and anchor not in anchors(pages.get(path, "")):
             yield f"{line_of(text, link.start())}: links to {target}, and {path} has no heading of that name"
+
+
+def check_nav(pages: Mapping[str, str], site: str) -> Iterator[str]:
+    """Which pages of docs/ the site's navigation, the text of mkdocs.yml, leaves out."""
+    listed = set(re.findall(r"[\w/-]+\.md", site))
+    for name in pages:
+        if name.startswith("docs/") and name.removeprefix("docs/") not in listed:
+            yield f"1: does not stand under `nav` in mkdocs.yml: {name}"
