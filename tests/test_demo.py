@@ -25,9 +25,9 @@ from uuid import UUID, uuid4
 import pytest
 from rich.console import Console
 
-from postbus import ConfigError
+from postbus import Bus, ConfigError
 from postbus.demo import DemoOptions, run
-from postbus.demo.airport import MEANT_FOR
+from postbus.demo.airport import AT_ONCE, MEANT_FOR, airport
 from postbus.demo.board import Accepted, Airport
 from postbus.demo.crew import Crew, CrewFailed
 from postbus.demo.events import FlightArrived, FlightCancelled, FlightDelayed, FlightDeparted, FlightScheduled
@@ -321,6 +321,7 @@ class Story:
                 served=self.served,
                 holdings=[holding],
                 killed=self.killed,
+                at_once=1,
             )
         )
 
@@ -369,13 +370,21 @@ def test_work_that_no_desk_heard_of_does_not_add_up() -> None:
     assert "unknown to the desk" in story.ledger().problems[0]
 
 
-def test_a_repeat_is_counted_and_is_no_fault() -> None:
+def test_repeats_are_counted_and_are_a_fault_only_where_no_death_explains_them() -> None:
     story = Story(1)
     story.does("done", 0, by=1)
     story.does("done", 0, by=2)
+    assert "done twice" in story.ledger().problems[0]
+    story.killed = [Killed(worker=1, pid=1, at=1.5)]
     ledger = story.ledger()
     assert ledger.adds_up
     assert ledger.accounts[0].repeated == 1
+
+
+def test_the_bound_on_repeats_is_what_one_worker_runs_at_once() -> None:
+    bus = Bus("memory://")
+    bus.include(airport)
+    assert sum(subscriber.concurrency for subscriber in bus._all_subscribers()) == AT_ONCE
 
 
 def test_what_was_done_but_not_settled_is_named_so() -> None:

@@ -18,7 +18,7 @@ from .place import VARIABLE, Place
 from .records import Recorder
 from .services import Refused, Request, ask
 
-__all__ = ["DESKS", "MEANT_FOR", "airport", "bus_at"]
+__all__ = ["AT_ONCE", "DESKS", "MEANT_FOR", "airport", "bus_at"]
 
 airport = Router()
 
@@ -35,6 +35,9 @@ MEANT_FOR = {
         f"flights.flight.{what}" for what in ("scheduled", "delayed", "departed", "arrived", "cancelled")
     ),
 }
+
+# What one worker can run at once, all subscriptions together: no more can run twice because it died.
+AT_ONCE = 20 + 8 + 8 + 20 + 4
 
 # Which outside service each subscription asks; the logbook asks none.
 DESKS = {"passengers": "messages", "rebooking": "rebooking", "refunds": "refunds", "crews": "payroll"}

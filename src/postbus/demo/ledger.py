@@ -55,6 +55,7 @@ class Evidence:
         withdrawn: ids of events whose transaction was rolled back: nobody may have seen them.
         entries: by the workers.
         served: by the desks: desk, event and 'done' or 'repeat'.
+        at_once: how many deliveries one worker runs at once, which is how many its death can repeat.
     """
 
     published: Sequence[Accepted]
@@ -63,6 +64,7 @@ class Evidence:
     served: Sequence[tuple[str, UUID, str]]
     holdings: Sequence[Holding]
     killed: Sequence[Killed]
+    at_once: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +145,7 @@ def reckon(evidence: Evidence) -> Ledger:
         problems=(
             *(problem for account in accounts for problem in _problems(account)),
             *([f"{ORDERED}: out of order: {_some(out_of_order)}"] if out_of_order else []),
+            *_too_often(evidence, accounts),
             *([f"rolled back, and yet delivered: {_some(seen)}"] if seen else []),
         ),
     )
@@ -184,6 +187,12 @@ def _problems(account: Account) -> Iterable[str]:
         yield f"{account.subscription}: delivered, but never published: {_some(account.phantoms)}"
     if account.unserved:
         yield f"{account.subscription}: done by the worker's record, unknown to the desk: {_some(account.unserved)}"
+
+
+def _too_often(evidence: Evidence, accounts: Sequence[Account]) -> Iterable[str]:
+    repeated, most = sum(account.repeated for account in accounts), evidence.at_once * len(evidence.killed)
+    if repeated > most:
+        yield f"{repeated} deliveries were done twice: {len(evidence.killed)} deaths explain at most {most}"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from uuid import UUID, uuid4
 from postbus import Bus, ConfigError, PostbusError
 
 from . import airport, board
-from .airport import DESKS, MEANT_FOR, bus_at
+from .airport import AT_ONCE, DESKS, MEANT_FOR, bus_at
 from .announcer import Announcer
 from .crew import Crew, CrewFailed
 from .director import Director
@@ -213,6 +213,7 @@ async def _evidence(
             for name, names in MEANT_FOR.items()
         ],
         killed=watch.killed,
+        at_once=AT_ONCE,
     )
 
 
@@ -244,7 +245,7 @@ def _report(options: DemoOptions, ledger: Ledger, broken: str | None, stage: Sta
     if broken:
         print(f"\nIt was broken off: {broken}", file=out)
     elif stage.interrupted and not options.keep:
-        print("\nIt was interrupted: what is stored waits for a worker.", file=out)
+        print("\nIt was interrupted: what is stored would wait for the next worker.", file=out)
     else:
         print(f"\nThe program you watched: {Path(airport.__file__)}", file=out)
         print("To try things on it, at leisure: postbus demo --keep", file=out)

@@ -67,7 +67,7 @@ def sentences(ledger: Ledger) -> Iterator[str]:
     repeats = sum(account.repeated for account in ledger.accounts)
     recognised = sum(account.recognised for account in ledger.accounts)
     if repeats:
-        yield f"{repeats:,} deliveries were done twice: at least once is the promise."
+        yield f"{repeats:,} deliveries were done twice: a death repeats what was running, and never more."
     if recognised:
         yield f"{recognised:,} times a service was asked for what it had done before: it knew the idempotency key."
     unsettled = sum(account.unsettled for account in ledger.accounts)
