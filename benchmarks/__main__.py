@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ QUICK = Sizes(rounds=2, divisor=10)
 FAILED, USAGE, MISSED = 1, 2, 4
 
 _WORK = Path("build/bench")
+# A load average above which the figures say more about the neighbours.
+_BUSY = 0.5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,6 +64,9 @@ def _chosen(row: Row, patterns: Sequence[str]) -> bool:
 
 
 def _run(rows: Sequence[Row], options: argparse.Namespace) -> Report:
+    load = os.getloadavg()[0]
+    if load > _BUSY:
+        _say(f"warning: others use this machine (load {load:.1f}): latencies and SQLite figures will suffer")
     sizes = QUICK if options.quick else FULL
     if options.rounds:
         sizes = Sizes(rounds=options.rounds, divisor=sizes.divisor)

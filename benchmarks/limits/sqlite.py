@@ -90,7 +90,7 @@ def latency(task: Task) -> Measure:
     spans = _receive(task)
     ask(sender, 10)
     settled = spans[len(spans) // 10 :]
-    return {"p50 ms": percentile(settled, 0.5) * 1e3, "p99 ms": percentile(settled, 0.99) * 1e3}
+    return {"ms p50": percentile(settled, 0.5) * 1e3, "ms p99": percentile(settled, 0.99) * 1e3}
 
 
 def send(task: Task) -> Measure:

@@ -116,7 +116,7 @@ def latency(task: Task) -> Measure:
         return spans
 
     spans = asyncio.run(main())[task.events // 10 :]
-    return {"p50 ms": percentile(spans, 0.5) * 1e3, "p99 ms": percentile(spans, 0.99) * 1e3}
+    return {"ms p50": percentile(spans, 0.5) * 1e3, "ms p99": percentile(spans, 0.99) * 1e3}
 
 
 def send(task: Task) -> Measure:
