@@ -35,6 +35,8 @@ _FORGET = 30.0
 # Between the end of the grace and the kill: the child itself ends a little earlier, and says what it abandons.
 _MERCY = 1.0
 _TICK = 1.0
+# `timeout` and some shells send a signal to the process and to its group: that is one wish, not two.
+_ECHO = 0.05
 _ROLL = 0
 
 # How a child is started: its number, the descriptor of its socket, and whether it replaces one that had been ready.
@@ -164,7 +166,7 @@ class Supervisor:
         self._was_ready = dict.fromkeys(range(processes), False)
         self._crashes: dict[int, deque[float]] = {index: deque(maxlen=10) for index in range(processes)}
         self._rolling: deque[int] = deque()
-        self._stops = 0
+        self._asked_at: float | None = None
         self._stopping = False
         self._code = 0
         self._selector = selectors.DefaultSelector()
@@ -224,12 +226,7 @@ class Supervisor:
     def _heed(self, wish: int) -> None:
         match wish:
             case signal.SIGTERM | signal.SIGINT:
-                self._stops += 1
-                if self._stops == 1:
-                    log.info("%s: stopping; once more ends at once", signal.Signals(wish).name)
-                    self._stop_all(0)
-                else:
-                    self._end_now()
+                self._asked_to_stop(signal.Signals(wish).name)
             case signal.SIGHUP | 0:  # 0 is `roll`
                 self._rolling = deque(range(self._processes))
                 self._due |= dict.fromkeys(self._hopeless, time.monotonic())
@@ -240,6 +237,16 @@ class Supervisor:
                         child.link.sendall(b"dump\n")
             case _:  # SIGCHLD: the look at every child follows anyway
                 pass
+
+    def _asked_to_stop(self, why: str) -> None:
+        """The first time in order, the second time at once."""
+        now = time.monotonic()
+        if self._asked_at is None:
+            self._asked_at = now
+            log.info("%s: stopping; once more ends at once", why)
+            self._stop_all(0)
+        elif now - self._asked_at > _ECHO:
+            self._end_now()
 
     def _look_at(self, child: Child) -> None:
         if child.process.poll() is not None:

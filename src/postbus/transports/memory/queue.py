@@ -116,15 +116,17 @@ class Queue:
         if self.keys is None or self.keys.enter(delivery, due):
             self._go(delivery, due)
 
-    def back(self, delivery: Delivery, *, due: float = 0.0, attempt: int | None = None) -> None:
-        """Take back what was out: with an attempt number it is no suspect any more, without one as if never claimed."""
+    def back(
+        self, delivery: Delivery, *, due: float = 0.0, attempt: int | None = None, suspect: bool = False
+    ) -> None:
+        """Take back what was out: with an attempt number it is a suspect only if so said, without one as if never claimed."""
         if attempt is not None:
-            delivery = _again(delivery, attempt, suspect=False)
-        if delivery.suspect:
+            delivery = _again(delivery, attempt, suspect=suspect)
+        if due:
+            self._go(delivery, due)
+        elif delivery.suspect:
             self.suspects.appendleft(delivery)
             self.ring()
-        elif due:
-            self._go(delivery, due)
         else:
             self.again.append(delivery)
             self.ring()
@@ -140,11 +142,11 @@ class Queue:
             self.go(self.keys.leave(delivery.envelope))
 
     def _go(self, delivery: Delivery, due: float) -> None:
-        if delivery.suspect:
-            self.suspects.append(delivery)
-        elif due:
+        if due:
             self._tick += 1
             heappush(self.later, (due, self._tick, delivery))
+        elif delivery.suspect:
+            self.suspects.append(delivery)
         elif self.keys is not None and not delivery.fence:
             heappush(self.heads, (self.keys.place(delivery.envelope), delivery))
         else:
@@ -213,7 +215,8 @@ class Queue:
     def promote(self, now: float) -> None:
         """Make ready what has become due."""
         while self.later and self.later[0][0] <= now:
-            self.again.append(heappop(self.later)[2])
+            delivery = heappop(self.later)[2]
+            (self.suspects if delivery.suspect else self.again).append(delivery)
 
     # -- what it holds
 

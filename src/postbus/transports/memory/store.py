@@ -266,9 +266,9 @@ class Store:
 
     def _move(self, queue: Queue, held: Delivery, outcome: Outcome) -> None:
         match outcome:
-            case Requeue(after, failure):
+            case Requeue(after, failure, suspect):
                 due = self._wall() + after if after > 0 else 0.0
-                queue.back(held, due=due, attempt=held.attempt + (failure is not None))
+                queue.back(held, due=due, attempt=held.attempt + (failure is not None), suspect=suspect)
             case Release():
                 queue.back(held)
             case Bury():

@@ -44,7 +44,7 @@ class Claiming:
             "EXISTS (SELECT 1 FROM {suspect} WHERE subscription = ?1)"
         )
         self._due = tables(
-            "SELECT due, seq, attempt, failure FROM {later} WHERE subscription = ? AND due <= ? "
+            "SELECT due, seq, attempt, failure, suspect FROM {later} WHERE subscription = ? AND due <= ? "
             "ORDER BY due, seq LIMIT ?"
         )
         self._take_due = tables("DELETE FROM {later} WHERE subscription = ? AND (due, seq) <= (?, ?)")
@@ -53,6 +53,9 @@ class Claiming:
         self._leave = tables("INSERT INTO {ready} (subscription, first, last) VALUES (?, ?, ?)")
         self._suspect = tables(
             "SELECT seq, attempt, failure FROM {suspect} WHERE subscription = ? ORDER BY seq LIMIT 1"
+        )
+        self._leave_suspect = tables(
+            "INSERT OR REPLACE INTO {suspect} (subscription, seq, attempt, failure) VALUES (?, ?, ?, ?)"
         )
         self._take_suspect = tables("DELETE FROM {suspect} WHERE subscription = ? AND seq = ?")
         self._events = tables("SELECT seq, " + COLUMNS + " FROM {event} WHERE ")
@@ -63,8 +66,11 @@ class Claiming:
             "INSERT OR REPLACE INTO {dead} (id, subscription, seq, attempts, reason, buried_at) VALUES (?, ?, ?, ?, ?, ?)"
         )
 
-    def peek(self, connection: sqlite3.Connection, subscription: str, *, alone: bool) -> Claimed | None:
+    def peek(
+        self, connection: sqlite3.Connection, subscription: str, *, lease: float, alone: bool
+    ) -> Claimed | None:
         """An answer without the write lock, where there is nothing to claim."""
+        self._liveness.pace(lease)
         if self._liveness.sweep_needed(connection):
             return None
         row = connection.execute(self._state, (subscription,)).fetchone()
@@ -123,9 +129,15 @@ class Claiming:
     def _take_later(self, transaction: Transaction, subscription: int, room: int) -> list[_Taken]:
         rows = transaction.execute(self._due, (subscription, transaction.now, room)).fetchall()
         if rows:
-            due, seq, _, _ = rows[-1]
+            due, seq, *_ = rows[-1]
             transaction.execute(self._take_due, (subscription, due, seq))
-        return [(seq, attempt, failure) for _, seq, attempt, failure in rows]
+        taken: list[_Taken] = []
+        for _, seq, attempt, failure, suspect in rows:
+            if suspect:  # due again, but only for a claim that runs nothing beside it
+                transaction.execute(self._leave_suspect, (subscription, seq, attempt, failure))
+            else:
+                taken.append((seq, attempt, failure))
+        return taken
 
     def _take_new(self, transaction: Transaction, subscription: int, room: int) -> list[_Taken]:
         spans = transaction.execute(self._ready, (subscription, room)).fetchall()

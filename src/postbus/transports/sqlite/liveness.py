@@ -80,6 +80,12 @@ class Liveness:
         self._sidecar.execute(self._roll.extend, (owner, lease, now + lease))
         self.until[owner] = max(now + lease, self.until.get(owner, now))
 
+    def pace(self, lease: float) -> None:
+        """Look for the dead as often as leases of this length need it, from now on."""
+        if lease < self.lease:
+            self._sweep_at = min(self._sweep_at, self._clock.monotonic() + lease / 4)
+        self.lease = lease
+
     def ended(self, owner: str) -> bool:
         """Whether the leases of an owner in this process have ended, as far as this process knows."""
         return self.until.get(owner, float("inf")) <= self._clock.monotonic()

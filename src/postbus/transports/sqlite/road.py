@@ -178,7 +178,7 @@ class SqliteTransport(Inspection):
         operation = Operation(
             act,
             house.writer.deadline(self._patience),
-            peek=lambda connection: house.claiming.peek(connection, subscription, alone=alone),
+            peek=lambda connection: house.claiming.peek(connection, subscription, lease=lease, alone=alone),
             orphan=lambda claimed: self._release(house, claimed),
         )
         return await house.writer.run(operation, drop=True)

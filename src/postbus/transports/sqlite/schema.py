@@ -58,7 +58,8 @@ CREATE TABLE IF NOT EXISTS {ready} (
     PRIMARY KEY (subscription, first)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS {later} (
     subscription INTEGER NOT NULL, due REAL NOT NULL, seq INTEGER NOT NULL, scheduled INTEGER NOT NULL,
-    attempt INTEGER NOT NULL, failure BLOB, PRIMARY KEY (subscription, due, seq)) WITHOUT ROWID;
+    attempt INTEGER NOT NULL, failure BLOB, suspect INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (subscription, due, seq)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS {suspect} (
     subscription INTEGER NOT NULL, seq INTEGER NOT NULL, attempt INTEGER NOT NULL, failure BLOB,
     PRIMARY KEY (subscription, seq)) WITHOUT ROWID;

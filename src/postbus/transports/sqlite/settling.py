@@ -35,7 +35,7 @@ class Settling:
         self._finish = tables("DELETE FROM {event} WHERE pending <= 1 AND keep_until IS NULL AND ")
         self._count_down = tables("UPDATE {event} SET pending = pending - 1 WHERE ")
         self._later = Inserter(
-            tables("INSERT OR REPLACE INTO {later} (subscription, due, seq, scheduled, attempt, failure)"), 6
+            tables("INSERT OR REPLACE INTO {later} (subscription, due, seq, scheduled, attempt, failure, suspect)"), 7
         )
         self._ready = tables("INSERT OR REPLACE INTO {ready} (subscription, first, last) VALUES (?, ?, ?)")
         self._suspect = tables("INSERT OR REPLACE INTO {suspect} (subscription, seq, attempt, failure) VALUES (?, ?, ?, ?)")
@@ -94,10 +94,10 @@ class Settling:
                     done.append(seq)
                     if ordered:
                         self.free_key(transaction, subscription, delivery.envelope.topic, delivery.envelope.key)
-                case Requeue(after, new):
+                case Requeue(after, new, suspect):
                     spent = 0 if new is None else 1
                     carried = failure if new is None else packed(new)
-                    later += (subscription, transaction.now + after, seq, 0, attempt + spent, carried)
+                    later += (subscription, transaction.now + after, seq, 0, attempt + spent, carried, suspect)
                 case Release():
                     self._hand_back(transaction, subscription, seq, attempt, bool(alone), failure)
                 case Bury(reason, new):
@@ -138,7 +138,7 @@ class Settling:
         transaction.execute(self._unwait, (*values, seq))
         transaction.execute(self._hold, values)
         if due > transaction.now:
-            self._later(transaction.execute, (subscription, due, seq, 1, 1, None))
+            self._later(transaction.execute, (subscription, due, seq, 1, 1, None, 0))
         else:
             transaction.execute(self._ready, (subscription, seq, seq))
         transaction.rung.add(subscription)
@@ -152,7 +152,7 @@ class Settling:
         elif attempt == 1 and failure is None:
             transaction.execute(self._ready, (subscription, seq, seq))
         else:
-            self._later(transaction.execute, (subscription, 0.0, seq, 0, attempt, failure))
+            self._later(transaction.execute, (subscription, 0.0, seq, 0, attempt, failure, 0))
         transaction.rung.add(subscription)
 
     def _bury(
