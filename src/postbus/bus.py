@@ -24,6 +24,7 @@ from .dispatch import Dispatch
 from .envelope import Envelope
 from .errors import Closed, ConfigError, ForkError, PostbusError
 from .event import valid_name
+from .inbox import Inbox
 from .inspection import DeadLetters, Events, Health, Stats, Subscriptions, inspectable
 from .local import Handlers
 from .middleware import AroundDelivery, AroundPublish, Middleware
@@ -34,7 +35,7 @@ from .router import Handler, Router
 from .subscription import Subscriber
 from .threads import Threads
 from .transaction import Followers, Transaction
-from .transport import Enlisting, SubscriptionStats, Transport
+from .transport import Enlisting, SubscriptionStats, Transacting, Transport
 from .worker import Isolate, Worker, WorkerSettings
 
 __all__ = ["Bus"]
@@ -448,8 +449,11 @@ class Bus(Router):
                 raise ConfigError(
                     f"subscriber {subscriber.name!r} has isolation='process', which needs `postbus worker module:bus`"
                 )
-            if subscriber.transactional:
-                raise ConfigError(f"subscriber {subscriber.name!r} is transactional, which is not in this version")
+            if subscriber.transactional and not isinstance(self._transport, Transacting):
+                raise ConfigError(
+                    f"subscriber {subscriber.name!r} is transactional, and {self._address} is in no database: use "
+                    f"sqlite:///..., or write down yourself which context.idempotency_key is done"
+                )
         return Worker(
             self._transport,
             self._dispatches(subscribers),
@@ -471,6 +475,7 @@ class Bus(Router):
     def _dispatches(self, subscribers: Iterable[Subscriber]) -> list[Dispatch]:
         threads = Threads()
         around = [m for m in self._middleware if isinstance(m, AroundDelivery)]
+        transactions = Inbox(self._transport) if isinstance(self._transport, Transacting) else None
         return [
             Dispatch(
                 subscriber,
@@ -481,6 +486,7 @@ class Bus(Router):
                 luck=random.random,
                 threads=threads,
                 unknown_after=self._unknown_after,
+                transactions=transactions,
             )
             for subscriber in subscribers
         ]

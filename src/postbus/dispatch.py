@@ -6,24 +6,56 @@ import asyncio
 import inspect
 import types
 from collections.abc import Callable, Coroutine, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from contextvars import Context, copy_context
-from typing import Any, Final, Literal
+from typing import Any, Final, Protocol
+
+import msgspec
 
 from .catalog import Catalog
 from .clock import Clock
 from .context import DeliveryContext, Publishes
 from .delivery import Ack, Bury, Delivery, Failure, Outcome, Release, Requeue
 from .envelope import OBJECT
-from .errors import CodecError, TooLarge, UnknownEvent
+from .errors import CodecError, LeaseLost, TooLarge, UnknownEvent
 from .failure import Redact, describe, one_line, redacted
 from .middleware import AroundDelivery, wrapped
 from .subscription import Subscriber
 from .threads import Threads
 
-__all__ = ["Dispatch", "Run"]
+__all__ = ["AlreadyDone", "Dispatch", "Done", "Run", "Transactions"]
+
+
+class Done(msgspec.Struct, frozen=True):
+    """What a transactional run leaves: its delivery was settled in the transaction that holds its effects."""
+
 
 ACK: Final = Ack()
 RELEASE: Final = Release()
+DONE: Final = Done()
+
+
+class AlreadyDone(Exception):
+    """The effects of this delivery were committed before; nothing is left to do."""
+
+
+class Transactions(Protocol):
+    """Where a transactional subscriber gets its transaction; see `inbox`.
+
+    Entering marks the delivery as done, leaving without an error commits that together with what the body wrote.
+
+    Raises on entering:
+        AlreadyDone: when it was done before.
+        LeaseLost: when the delivery is no longer this worker's.
+    """
+
+    def inside(self, delivery: Delivery) -> AbstractContextManager[Any]:
+        """For a subscriber in a thread."""
+        ...
+
+    def inside_async(self, delivery: Delivery) -> AbstractAsyncContextManager[Any]:
+        """For a subscriber in the event loop."""
+        ...
 
 # An unknown event is offered again this often, until `unknown_after` has passed.
 _UNKNOWN_WAIT = 5.0
@@ -67,6 +99,7 @@ class Dispatch:
         threads: Threads,
         unknown_after: float,
         redact: Redact = redacted,
+        transactions: Transactions | None = None,
     ) -> None:
         self.subscriber = subscriber
         self._fn = subscriber.fn
@@ -84,9 +117,10 @@ class Dispatch:
         self._first_seen: dict[bytes, float] = {}
         # Classes whose objects reach the subscriber as they are, where the transport passes objects.
         self._passed = frozenset(subscriber.interest.types.values())
-        self._simple = self._in_loop and not self._wants_context and not self._around
+        self._transactions = transactions if subscriber.transactional else None
+        self._simple = self._in_loop and not (self._wants_context or self._around or self._transactions)
 
-    def start(self, run: Run, delivery: Delivery) -> Outcome | None:
+    def start(self, run: Run, delivery: Delivery) -> Outcome | Done | None:
         """Run the subscriber up to its first wait.  Returns the outcome, or None: then `finish` gives it.
 
         In a fresh copy of the context, without a task of its own: what it sets, no other delivery sees.
@@ -109,13 +143,13 @@ class Dispatch:
             coroutine = self._fn(event) if self._simple else self._steps(run, event)
             run._waiting = inside.run(coroutine.send, None)
         except StopIteration:
-            return ACK
+            return self._succeeded
         except BaseException as error:  # noqa: BLE001 - the boundary: whatever it raises is one failed attempt
             return self._judge(error, delivery, None)
         run._coroutine, run._inside = coroutine, inside
         return None
 
-    async def finish(self, run: Run, delivery: Delivery) -> Outcome:
+    async def finish(self, run: Run, delivery: Delivery) -> Outcome | Done:
         """Wait for a run that `start` began."""
         try:
             await _drive(run)
@@ -123,12 +157,21 @@ class Dispatch:
             return self._judge(error, delivery, run.cause)
         finally:
             run._coroutine = run._inside = run._waiting = None
+        if run.cause is None or self._transactions is not None:  # what is committed is done, however late
+            return self._succeeded
         # One that heeded its cancellation by returning has run out of time all the same.
-        return ACK if run.cause is None else self._judge(asyncio.CancelledError(), delivery, run.cause)
+        return self._judge(asyncio.CancelledError(), delivery, run.cause)
 
     async def _steps(self, run: Run, event: object) -> None:
         assert run.delivery is not None  # noqa: S101 - set by start
         context = DeliveryContext(run.delivery, run.deadline, self._bus)
+        if self._transactions is not None and self._in_loop:
+            async with self._transactions.inside_async(run.delivery) as context.tx:
+                await self._surrounded(run, event, context)
+        else:
+            await self._surrounded(run, event, context)
+
+    async def _surrounded(self, run: Run, event: object, context: DeliveryContext) -> None:
         if self._around:
             await wrapped(self._around, event, context, lambda: self._call(run, event, context))
         else:
@@ -140,10 +183,20 @@ class Dispatch:
             await self._fn(*arguments)
             return
         inside = copy_context()
-        run.thread = self._threads.run(lambda: inside.run(self._fn, *arguments))
+        if self._transactions is None:
+            run.thread = self._threads.run(lambda: inside.run(self._fn, *arguments))
+        else:
+            run.thread = self._threads.run(lambda: inside.run(self._transact, context, arguments))
         result = await asyncio.shield(run.thread)  # cancelling the wait must not pretend that the thread has ended
         if inspect.isawaitable(result):
             await result
+
+    def _transact(self, context: DeliveryContext, arguments: tuple[object, ...]) -> None:
+        """In the subscriber's thread: a transaction never crosses threads."""
+        assert self._transactions is not None  # noqa: S101 - asked for by _call
+        with self._transactions.inside(context.delivery) as context.tx:
+            if inspect.isawaitable(self._fn(*arguments)):
+                raise TypeError(f"{self.subscriber.label} is transactional and returned an awaitable: make it `async def`")
 
     # -- before
 
@@ -182,7 +235,15 @@ class Dispatch:
 
     # -- after
 
-    def _judge(self, error: BaseException, delivery: Delivery, cause: str | None) -> Outcome:
+    @property
+    def _succeeded(self) -> Outcome | Done:
+        return ACK if self._transactions is None else DONE
+
+    def _judge(self, error: BaseException, delivery: Delivery, cause: str | None) -> Outcome | Done:
+        if isinstance(error, AlreadyDone):
+            return DONE
+        if isinstance(error, LeaseLost) and self._transactions is not None:
+            return ACK  # refused like any late settle, and counted there
         match cause:
             case "closed":  # the loop is being torn down: not ours to answer
                 raise error

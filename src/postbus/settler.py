@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from .delivery import Ack, Bury, Delivery, Failure, Outcome, Release, Requeue
+from .dispatch import Done
 from .errors import LeaseLost, TransportBroken, TransportError
 from .lanes import Lane
 from .observe import Counters, Finished, Lost, Observer, log
@@ -48,10 +49,13 @@ class Settler:
         self._empty: list[asyncio.Future[None]] = []
         self._began: dict[int, float] = {}  # when a delivery started, for observers
 
-    def add(self, lane: Lane, delivery: Delivery, outcome: Outcome, started: float) -> None:
+    def add(self, lane: Lane, delivery: Delivery, outcome: Outcome | Done, started: float) -> None:
         """Settle one delivery, whose slot stays taken until that is confirmed."""
-        lane.unsettled += 1
         lane.finished += 1
+        if isinstance(outcome, Done):
+            self._done(lane, delivery, started)
+            return
+        lane.unsettled += 1
         lane.outbox.append((delivery, outcome))
         if self._observers:
             self._began[id(delivery)] = started
@@ -161,6 +165,13 @@ class Settler:
                     again.append(pair)
         self._counters.acked += acked
         return again
+
+    def _done(self, lane: Lane, delivery: Delivery, started: float) -> None:
+        """It was settled in its own transaction."""
+        self._counters.acked += 1
+        for observe in self._observers:
+            observe(Finished(delivery, Ack(), time.monotonic() - started))
+        self._freed((lane,), 1)
 
     def _lost(self, lane: Lane, delivery: Delivery) -> None:
         self._counters.lease_lost += 1

@@ -40,6 +40,7 @@ __all__ = [
     "SubscriptionSpec",
     "SubscriptionStats",
     "Traits",
+    "Transacting",
     "Transport",
     "Unknown",
     "WorkerInfo",
@@ -309,6 +310,31 @@ class Enlisting(Protocol):
 
     def surviving(self, connection: Any, ids: Sequence[bytes]) -> Set[bytes]:
         """Which of the events appended in this open transaction no savepoint has rolled back."""
+        ...
+
+
+@runtime_checkable
+class Transacting(Protocol):
+    """A transport in a database that subscribers may write to: their effects and the done mark commit together."""
+
+    def connect(self) -> Any:
+        """A new connection for one run, with no transaction begun."""
+        ...
+
+    def try_begin(self, connection: Any) -> bool:
+        """Begin a transaction that may write; False while somebody else writes.  Never blocks for long."""
+        ...
+
+    def done_within(self, connection: Any, delivery: Delivery) -> Settle | Duplicate:
+        """Inside that transaction: check the lease, settle the delivery as done, and mark (event, subscription).
+
+        `Duplicate` when the mark was there already: the delivery is settled, and its effects happened before.
+        `LeaseLost` when the delivery is no longer this owner's: nothing was done.  Marks are kept for 7 days.
+        """
+        ...
+
+    def end(self, connection: Any, *, commit: bool) -> None:
+        """Commit or roll back what `try_begin` began, and let go of the connection."""
         ...
 
 

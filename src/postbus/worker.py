@@ -22,7 +22,7 @@ from uuid import uuid4
 
 from .claims import Claims
 from .delivery import Delivery, Outcome, Requeue
-from .dispatch import RELEASE, Dispatch
+from .dispatch import RELEASE, Dispatch, Done
 from .lanes import Lane, Slot
 from .leases import Leases
 from .observe import Counters, Observer, Started, log
@@ -284,7 +284,7 @@ class Worker:
         free = min(lane.free, self._free)
         slot.lane, slot.isolated = lane, lane.isolated
         delivery: Delivery | None = None
-        outcome: Outcome | None = None
+        outcome: Outcome | Done | None = None
         ended = 0
         now = clock()
         while ready and ended < free and now < slice_ends:
@@ -294,8 +294,12 @@ class Worker:
             if outcome is None:
                 break
             slot.delivery = None
-            outbox.append((delivery, outcome))
-            ended += 1
+            if isinstance(outcome, Done):  # a transactional run is settled already
+                self._free -= 1
+                self._settler.add(lane, delivery, outcome, now)
+            else:
+                outbox.append((delivery, outcome))
+                ended += 1
             now = clock()
         if ended:
             lane.unsettled += ended
@@ -314,7 +318,7 @@ class Worker:
             self._settler.add(lane, delivery, outcome, slot.started)
         return slot.leaked
 
-    def _start(self, slot: Slot, delivery: Delivery) -> Outcome | None:
+    def _start(self, slot: Slot, delivery: Delivery) -> Outcome | Done | None:
         """Begin a run that is observed or isolated.  None when it must be waited for."""
         assert slot.lane is not None  # noqa: S101 - set by whoever runs the lane
         for observe in self._observers:
@@ -324,9 +328,10 @@ class Worker:
             return None
         return slot.lane.dispatch.start(slot, delivery)
 
-    async def _wait_for(self, slot: Slot, lane: Lane, delivery: Delivery) -> Outcome | None:
+    async def _wait_for(self, slot: Slot, lane: Lane, delivery: Delivery) -> Outcome | Done | None:
         """See a run to its end.  None when its delivery was settled, or may not be settled, without it."""
         self._watch.expect(slot.deadline)
+        outcome: Outcome | Done
         if slot.isolated:
             outcome = await self._run_isolated(slot, lane, delivery)
         else:
@@ -396,7 +401,7 @@ class Worker:
             outcome = self._not_before_lease(self._judged(lane, delivery, error))
             self._settler.add(lane, delivery, outcome, slot.started)
 
-    def _not_before_lease(self, outcome: Outcome) -> Outcome:
+    def _not_before_lease(self, outcome: Outcome | Done) -> Outcome | Done:
         """The body still runs: nobody may start another before the lease it was given would have ended."""
         if isinstance(outcome, Requeue):
             return Requeue(max(outcome.after, self.settings.lease), outcome.failure)
