@@ -34,9 +34,7 @@ database = sqlite3.connect(":memory:")
 
 async def main() -> None:
     database.executescript(
-        "CREATE TABLE done (key TEXT PRIMARY KEY);"
-        "CREATE TABLE account (cents INTEGER);"
-        "INSERT INTO account VALUES (0);"
+        "CREATE TABLE done (key TEXT PRIMARY KEY);CREATE TABLE account (cents INTEGER);INSERT INTO account VALUES (0);"
     )
     async with bus:
         await bus.publish(PaymentReceived("o-1", 4200))

@@ -1,4 +1,4 @@
-"""The pages are true: their code, links, commands and generated parts are checked by `tools/docs`, and this checks that."""
+"""The pages are true: `tools/docs` checks their code, links, commands and generated parts, and this checks that."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))  # for `tools`, however pytest was started
 
 from tools.docs.api import unlisted  # noqa: E402
 from tools.docs.commands import check_commands  # noqa: E402
-from tools.docs.links import anchors, check_links, check_nav  # noqa: E402
+from tools.docs.links import anchors, check_entry, check_links  # noqa: E402
 from tools.docs.parts import PARTS, check_parts, with_parts  # noqa: E402
 from tools.docs.snippets import check_snippets, with_snippets  # noqa: E402
 
@@ -100,7 +100,10 @@ def test_a_generated_part_does_not_depend_on_terminal_or_run(name: str, monkeypa
 
 
 def test_links_lead_to_files_and_headings_that_are_there(root: Path) -> None:
-    pages = {"docs/a.md": "[x](b.md#one-two) [y](c.md) [z](b.md#three) `[code](none.md)`\n", "docs/b.md": "# One `two`\n"}
+    pages = {
+        "docs/a.md": "[x](b.md#one-two) [y](c.md) [z](b.md#three) `[code](none.md)`\n",
+        "docs/b.md": "# One `two`\n",
+    }
     (root / "docs").mkdir()
     for name, text in pages.items():
         (root / name).write_text(text, "utf-8")
@@ -108,7 +111,11 @@ def test_links_lead_to_files_and_headings_that_are_there(root: Path) -> None:
         "1: links to c.md, and there is no docs/c.md",
         "1: links to b.md#three, and docs/b.md has no heading of that name",
     ]
-    assert list(check_nav(pages, "nav:\n  - A: a.md\n")) == ["1: does not stand under `nav` in mkdocs.yml: docs/b.md"]
+
+
+def test_a_page_that_the_readme_does_not_lead_to_is_found() -> None:
+    pages = {"README.md": "[A](docs/a.md#part)", "docs/a.md": "", "docs/b.md": ""}
+    assert list(check_entry(pages)) == ["1: links to every page but docs/b.md"]
 
 
 def test_headings_of_one_text_are_told_apart_by_number() -> None:

@@ -1,7 +1,7 @@
-"""Checks README.md and docs/: snippets, generated parts, links and commands.  `--write` brings up to date what it can.
+"""Checks README.md and docs/: snippets, generated parts, links and commands.
 
-    python -m tools.docs           says what is stale or wrong, and exits with 1
-    python -m tools.docs --write   writes snippets and generated parts anew, then checks
+`python -m tools.docs` says what is stale or wrong, and exits with 1.
+`python -m tools.docs --write` writes snippets and generated parts anew, then checks.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from .commands import check_commands
-from .links import check_links, check_nav
+from .links import check_entry, check_links
 from .pages import pages_of
 from .parts import PARTS, check_parts, with_parts
 from .snippets import check_snippets, with_snippets
@@ -33,8 +33,7 @@ def write(root: Path) -> list[str]:
 def check(root: Path) -> list[str]:
     """Everything that is wrong, as `page:line: what`."""
     pages = {str(path.relative_to(root)): path.read_text("utf-8") for path in pages_of(root)}
-    unlisted = [f"mkdocs.yml:{complaint}" for complaint in check_nav(pages, (root / "mkdocs.yml").read_text("utf-8"))]
-    return unlisted + [
+    return [f"README.md:{complaint}" for complaint in check_entry(pages)] + [
         f"{name}:{complaint}"
         for name, text in pages.items()
         for complaint in (

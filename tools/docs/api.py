@@ -25,11 +25,23 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Middleware", "postbus", ("around_delivery", "around_publish", "Publishing")),
     ("What travels", "postbus", ("Envelope",)),
     ("What can be seen", "postbus", ("DeadLetter", "Failure", "Health", "Stats")),
-    ("Behind `bus.dead`, `bus.subscriptions` and `bus.events`", "postbus.inspection", ("DeadLetters", "Subscriptions", "Events")),
+    (
+        "Behind `bus.dead`, `bus.subscriptions` and `bus.events`",
+        "postbus.inspection",
+        ("DeadLetters", "Subscriptions", "Events"),
+    ),
     (
         "Their records",
         "postbus.transport",
-        ("SubscriptionStats", "SubscriptionInfo", "SubscriptionSpec", "StoredEvent", "WorkerInfo", "DeadQuery", "EventQuery"),
+        (
+            "SubscriptionStats",
+            "SubscriptionInfo",
+            "SubscriptionSpec",
+            "StoredEvent",
+            "WorkerInfo",
+            "DeadQuery",
+            "EventQuery",
+        ),
     ),
     ("Observing", "postbus.observe", ("Counters", "Published", "Started", "Finished", "Lost")),
     ("CloudEvents", "postbus.cloudevents", ("to_cloudevent", "from_cloudevent", "to_binary", "from_binary")),
@@ -54,7 +66,8 @@ def unlisted() -> set[str]:
 
 def _section(heading: str, module: ModuleType, names: tuple[str, ...]) -> str:
     place = "" if module.__name__ == "postbus" else f"In `{module.__name__}`."
-    return "\n\n".join(part for part in (f"## {heading}", place, *(_entry(n, getattr(module, n)) for n in names)) if part)
+    entries = [_entry(name, getattr(module, name)) for name in names]
+    return "\n\n".join(part for part in (f"## {heading}", place, *entries) if part)
 
 
 def _entry(name: str, thing: Any) -> str:
@@ -108,7 +121,9 @@ def _kind(thing: Any) -> str:
 
 
 def _parameter(parameter: inspect.Parameter) -> str:
-    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    stars = (
+        "*" if parameter.kind is parameter.VAR_POSITIONAL else "**" if parameter.kind is parameter.VAR_KEYWORD else ""
+    )
     text = f"{stars}{parameter.name}{_annotated(parameter.annotation)}"
     if parameter.default is parameter.empty:
         return text

@@ -19,19 +19,22 @@ def cli() -> str:
 
 
 def _commands(command: click.Command, path: str, parent: click.Context | None = None) -> Iterator[tuple[str, str]]:
-    context = click.Context(command, info_name=path.rpartition(" ")[2], parent=parent, **_settings(command))
+    # A width of our own, so that the text does not depend on the terminal it is made in.
+    context = command.context_class(
+        command,
+        info_name=path.rpartition(" ")[2],
+        parent=parent,
+        terminal_width=_WIDTH,
+        max_content_width=_WIDTH,
+        help_option_names=["-h", "--help"],
+        auto_envvar_prefix="POSTBUS" if parent is None else None,
+    )
     yield path, _help(command, context)
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             inner = command.get_command(context, name)
             if inner is not None and not inner.hidden:
                 yield from _commands(inner, f"{path} {name}", context)
-
-
-def _settings(command: click.Command) -> dict[str, int]:
-    """A width of our own, so that the text does not depend on the terminal it is made in."""
-    settings = {key: value for key, value in command.context_settings.items() if key != "max_content_width"}
-    return {**settings, "terminal_width": _WIDTH, "max_content_width": _WIDTH}
 
 
 def _help(command: click.Command, context: click.Context) -> str:

@@ -1,4 +1,7 @@
-"""The generated parts of pages, between `<!-- generated: NAME -->` and `<!-- /generated -->`: by name, how they are made."""
+"""The generated parts of pages: by name, how they are made.
+
+They stand between `<!-- generated: NAME -->` and `<!-- /generated -->`.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Python in a page is a file of examples/, or a region of one: what a reader copies is what runs in CI.
 
-A page names the source in a comment above the fence: `<!-- examples/shop.py -->`, or `<!-- examples/inprocess.py#notify -->`
-for the lines between `# --8<-- [start:notify]` and `# --8<-- [end:notify]`.
+A page names the source in a comment above the fence: `<!-- examples/shop.py -->`, or with `#notify` behind the file for
+the lines between `# --8<-- [start:notify]` and `# --8<-- [end:notify]`.
 """
 
 from __future__ import annotations
