@@ -14,7 +14,7 @@ PYTHONS := $(or $(PY),python3.11 python3.12 python3.13 python3.14 python3 python
 VENV := .venv$(if $(PY),-$(shell $(PY) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 RUN := $(VENV)/bin/python -m
 UV := $(shell command -v uv 2>/dev/null)
-INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(VENV)/bin/python,$(RUN) pip install --quiet --disable-pip-version-check)
+INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(VENV)/bin/python,$(RUN) pip install -qq --disable-pip-version-check)
 CODE := $(wildcard src tests benchmarks tools examples)
 CHECKS := format lint types plan docs wheel test
 
@@ -53,11 +53,11 @@ check: $(VENV)/.with-dev ## All that CI asks: format, lint, types, import plan, 
 
 .PHONY: format
 format: $(VENV)/.with-lint ## Whether all code is formatted
-	@$(RUN) ruff format --check $(CODE)
+	@$(RUN) ruff format --check --output-format concise $(CODE)
 
 .PHONY: lint
 lint: $(VENV)/.with-lint ## Whether ruff has something to say
-	@$(RUN) ruff check $(CODE)
+	@$(RUN) ruff check --output-format concise $(CODE)
 
 .PHONY: types
 types: $(VENV)/.with-dev ## Whether mypy has something to say, strict and with every case matched
@@ -96,7 +96,7 @@ $(VENV)/pyvenv.cfg:
 	    "$$python" -c 'import sys$(if $(UV),,, ensurepip); sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
 	    echo "setting up $(VENV) with $$("$$python" --version)"; \
 	    if [ -n "$(UV)" ]; then exec $(UV) venv --quiet --python "$$(command -v "$$python")" $(VENV); fi; \
-	    "$$python" -m venv $(VENV) && exec $(RUN) pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'; \
+	    "$$python" -m venv $(VENV) && exec $(RUN) pip install -qq --disable-pip-version-check --upgrade 'pip>=25.1'; \
 	    exit 1; \
 	done; \
 	echo "none of $(PYTHONS) is Python 3.11 or later with venv and pip: PY=/path/to/python make ..." >&2; exit 1

