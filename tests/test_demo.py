@@ -143,8 +143,10 @@ def test_a_run_too_short_for_its_speed_plays_the_worst_of_the_storm() -> None:
 def test_whatever_is_broken_by_the_script_is_mended_however_early_a_run_ends() -> None:
     acts = [scene.act for scene in SCRIPT]
     for broken, mended in (("rebooking down", "rebooking up"), ("pause crews", "resume crews")):
-        after = acts.index(broken) + 1  # type: ignore[arg-type]
-        assert mended in [scene.act for scene in mends_left(SCRIPT, after)]
+        place = acts.index(broken)  # type: ignore[arg-type]
+        assert mended not in [scene.act for scene in mends_left(SCRIPT, place)]
+        assert mended in [scene.act for scene in mends_left(SCRIPT, place + 1)]
+    assert [scene.act for scene in mends_left(SCRIPT, 0)] == ["fix refunds"]
     assert mends_left(SCRIPT, len(SCRIPT)) == ()
 
 
@@ -445,6 +447,9 @@ def test_the_ledger_as_json_says_the_same() -> None:
 NOW = datetime(2013, 2, 8, 16, 40, tzinfo=NEW_YORK)
 
 
+STRIP = strip_of(happenings(read_flights()), 64)
+
+
 def a_sight(**changes: object) -> Sight:
     sight = Sight(
         clock=NOW,
@@ -453,13 +458,12 @@ def a_sight(**changes: object) -> Sight:
         published=4_112,
         total=9_797,
         weather=Hour(starts_at=NOW, fahrenheit=33, wind_mph=32, visibility_miles=1.5),
-        strip=strip_of(happenings(read_flights()), 64),
+        strip=STRIP,
         airports=(
             Airport(code="EWR", waiting=120, cancelled=151),
             Airport(code="JFK"),
             Airport(code="LGA", arrived=77),
         ),
-        grounded_seats=30_000,
         lanes=(
             Lane(name="passengers", done=1_204, rate=45.2, running=3),
             Lane(name="rebooking", done=310, waiting=121, running=18, retrying=90, dead=14),

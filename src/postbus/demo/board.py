@@ -11,11 +11,13 @@ from postbus import Envelope
 
 from .events import FlightArrived, FlightCancelled, FlightDelayed, FlightDeparted, FlightEvent, FlightScheduled
 
-__all__ = ["Accepted", "Airport", "accept", "accepted", "airports", "create", "legs", "open_board", "show"]
+__all__ = ["Accepted", "Airport", "accept", "accepted", "airports", "create", "drop", "legs", "open_board", "show"]
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS demo_board (leg TEXT PRIMARY KEY, airport TEXT, status TEXT, seats INTEGER) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS demo_accepted (place INTEGER PRIMARY KEY, id TEXT, name TEXT, aircraft TEXT, flight TEXT);
+DROP TABLE IF EXISTS demo_board;
+DROP TABLE IF EXISTS demo_accepted;
+CREATE TABLE demo_board (leg TEXT PRIMARY KEY, airport TEXT, status TEXT, seats INTEGER) WITHOUT ROWID;
+CREATE TABLE demo_accepted (place INTEGER PRIMARY KEY, id TEXT, name TEXT, aircraft TEXT, flight TEXT);
 """
 
 
@@ -49,8 +51,13 @@ def open_board(path: Path) -> sqlite3.Connection:
 
 
 def create(connection: sqlite3.Connection) -> None:
-    """Make the tables."""
+    """Make the tables, empty: a run that was kept may have left its own."""
     connection.executescript(_TABLES)
+
+
+def drop(connection: sqlite3.Connection) -> None:
+    """Remove the tables."""
+    connection.executescript("DROP TABLE demo_board; DROP TABLE demo_accepted")
 
 
 def show(connection: sqlite3.Connection, event: FlightEvent) -> None:

@@ -56,6 +56,7 @@ class Director:
         self._size = size
         self._tell = tell
         self._ordered_dead: set[int] = set()
+        self._to_replace = 0
         self._to_remark = dict(FIRST_DEAD)
 
     async def perform(self, act: Act, upcoming: Sequence[Happening]) -> None:
@@ -118,9 +119,13 @@ class Director:
     def _greet(self, arrived: Sequence[Member]) -> None:
         if arrived and arrived[-1].number == self._size:
             self._tell(f"{self._size} workers are up, and take what has waited", "good")
-        later = [f"worker {member.number} (pid {member.pid})" for member in arrived if member.number > self._size]
-        if later:
-            self._tell(f"{' and '.join(later)} joined", "good")
+        for member in arrived:
+            if self._to_replace > 0:
+                self._to_replace -= 1
+                if not self._to_replace:
+                    self._tell(f"all {self._size} workers are replaced", "good")
+            elif member.number > self._size:
+                self._tell(f"worker {member.number} (pid {member.pid}) joined", "good")
 
     def _report_death(self, orphans: Orphans, *, ordered: bool) -> None:
         how = "was killed" if ordered else "died (was it you?)"
@@ -129,6 +134,7 @@ class Director:
 
     def _deploy(self) -> None:
         self._crew.replace_all()
+        self._to_replace = self._size
         self._tell("a deploy: each worker ends when its successor is ready")
 
     def remark(self, lanes: Sequence[Lane]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import importlib.util
 import os
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -148,7 +149,7 @@ async def _perform(options: DemoOptions, folder: Path, out: TextIO, err: TextIO)
         watch.read()
         ledger = reckon(await _evidence(bus, connection, watch, announcer, outside))
         if options.url is not None and ledger.adds_up and not options.keep:
-            await _leave_nothing(bus)
+            await _leave_nothing(bus, connection)
     _report(options, ledger, broken, stage, out)
     if broken or not ledger.adds_up:
         return FAILED
@@ -168,7 +169,7 @@ async def _opened(options: DemoOptions, folder: Path) -> AsyncIterator[tuple[Pla
             port=outside.port(),
         )
         place.save()
-        (folder / "env").write_text(f"export {VARIABLE}={folder} POSTBUS_APP=postbus.demo.app:bus\n")
+        (folder / "env").write_text(f"export {VARIABLE}={shlex.quote(str(folder))} POSTBUS_APP=postbus.demo.app:bus\n")
         async with bus_at(place) as bus:
             connection = board.open_board(place.board)
             try:
@@ -230,10 +231,11 @@ async def _stored(bus: Bus) -> dict[str, set[UUID]]:
     return stored
 
 
-async def _leave_nothing(bus: Bus) -> None:
-    """On a server that is not ours, what this run declared goes with it."""
+async def _leave_nothing(bus: Bus, connection: sqlite3.Connection) -> None:
+    """In a store that is not ours, what this run put there goes with it."""
     for name in MEANT_FOR:
         await bus.subscriptions.retire(name)
+    board.drop(connection)
 
 
 def _report(options: DemoOptions, ledger: Ledger, broken: str | None, stage: Stage, out: TextIO) -> None:
@@ -248,7 +250,8 @@ def _report(options: DemoOptions, ledger: Ledger, broken: str | None, stage: Sta
         print("\nIt was interrupted: what is stored would wait for the next worker.", file=out)
     else:
         print(f"\nThe program you watched: {Path(airport.__file__)}", file=out)
-        print("To try things on it, at leisure: postbus demo --keep", file=out)
+        if not options.keep:
+            print("To try things on it, at leisure: postbus demo --keep", file=out)
 
 
 def _tries(folder: Path, watch: Watch) -> tuple[str, ...]:

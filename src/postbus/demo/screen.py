@@ -189,6 +189,8 @@ def _workers(sight: Sight) -> Text:
     line = _line(("workers      ", "dim"))
     living = [worker for worker in sight.workers if worker.state in ("running", "stopping")]
     killed = [worker for worker in sight.workers if worker.state == "killed"]
+    if not sight.workers:
+        line.append("starting", "dim")
     for worker in (*living, *killed[-1:]):
         sign, colour = STATES[worker.state]
         line.append(f"{worker.number} ").append(sign, colour).append(f" pid {worker.pid}  ", "dim")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -72,7 +72,6 @@ class Sight:
     weather: Hour | None
     strip: Strip
     airports: tuple[Airport, ...]
-    grounded_seats: int
     lanes: tuple[Lane, ...]
     workers: tuple[Member, ...]
     trouble: dict[str, str]
@@ -113,7 +112,7 @@ class Tally:
     """Counts of the workers' records, kept as they grow."""
 
     window: float = 3.0
-    done: Counter[str] = field(default_factory=Counter)
+    done: dict[str, set[UUID]] = field(default_factory=dict)
     open: dict[int, set[Delivery]] = field(default_factory=dict)
     _recent: dict[str, deque[float]] = field(default_factory=dict)
 
@@ -127,7 +126,7 @@ class Tally:
                 continue
             running.discard(delivery)
             if entry.what == "done":
-                self.done[entry.subscription] += 1
+                self.done.setdefault(entry.subscription, set()).add(entry.event)
                 self._recent.setdefault(entry.subscription, deque()).append(entry.at)
 
     def rate(self, subscription: str, now: float) -> float:

@@ -109,7 +109,8 @@ class Stage:
             for scene in mends_left(self._script, self._next_scene):
                 await director.perform(scene.act, ())
             self._phase = "finishing"
-            self.tell("the storm is over: the workers finish what is left")
+            flights, seats = board.legs(self._connection, "cancelled")
+            self.tell(f"the storm is over: {flights:,} flights with {seats:,} seats never left")
             await self._finish(director)
         if stay and not self.stop.is_set():
             self._phase = "staying"
@@ -168,7 +169,6 @@ class Stage:
             weather=weather_at(self._weather, self._clock),
             strip=self._strip,
             airports=tuple(board.airports(self._connection)),
-            grounded_seats=board.legs(self._connection, "cancelled")[1],
             lanes=self._watch.lanes(),
             workers=self._watch.roster.members(),
             trouble=dict(self._outside.trouble),

@@ -79,12 +79,13 @@ class Scene:
     """Something that goes wrong, or is mended.
 
     Attributes:
-        mends: the run does not end before it was done, even if the clock never gets there.
+        mends: the act whose damage it undoes: a run in which that was done does not end before this one is, even if
+            the clock never gets here.  'fix refunds' mends what is broken from the beginning, and so names itself.
     """
 
     at: datetime
     act: Act
-    mends: bool = False
+    mends: Act | None = None
 
 
 def _moment(day: int, hour: int, minute: int = 0) -> datetime:
@@ -95,18 +96,19 @@ SCRIPT: tuple[Scene, ...] = (
     Scene(_moment(7, 12), "withdraw"),
     Scene(_moment(8, 12), "rebooking down"),
     Scene(_moment(8, 16, 30), "kill worker"),
-    Scene(_moment(9, 2), "rebooking up", mends=True),
-    Scene(_moment(9, 4), "replay rebooking", mends=True),
-    Scene(_moment(9, 13), "fix refunds", mends=True),
+    Scene(_moment(9, 2), "rebooking up", mends="rebooking down"),
+    Scene(_moment(9, 4), "replay rebooking", mends="rebooking down"),
+    Scene(_moment(9, 13), "fix refunds", mends="fix refunds"),
     Scene(_moment(9, 21), "deploy"),
     Scene(_moment(10, 9), "pause crews"),
-    Scene(_moment(10, 13), "resume crews", mends=True),
+    Scene(_moment(10, 13), "resume crews", mends="pause crews"),
 )
 
 
 def mends_left(script: Sequence[Scene], done: int) -> tuple[Scene, ...]:
     """What must still be mended when a run ends after `done` scenes."""
-    return tuple(scene for scene in script[done:] if scene.mends)
+    broken = {"fix refunds", *(scene.act for scene in script[:done])}
+    return tuple(scene for scene in script[done:] if scene.mends in broken)
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,7 @@ class Watch:
 
     def _lane(self, name: str, now: float) -> Lane:
         stats = self._stats.get(name)
-        done, rate = self._tally.done[name], self._tally.rate(name, now)
+        done, rate = len(self._tally.done.get(name, ())), self._tally.rate(name, now)
         if stats is None:
             return Lane(name=name, done=done, rate=rate)
         return Lane(
