@@ -247,8 +247,9 @@ class Transport(Protocol):
 
         What an owner held when its lease ended is *suspect*: it is given out, one at a time, only to a claim with
         `alone=True`, whose caller promises to run nothing beside it.  Such a claim gives one suspect or nothing, and
-        when its lease ends unsettled, an attempt is spent.  A suspect that is handed back with `Release` stays one; any
-        other outcome says that its worker survived it.  Each claim has a fence greater than all before it.
+        when its lease ends unsettled, an attempt is spent.  A suspect that is handed back with `Release`, or requeued as
+        one, stays one; any other outcome says that its worker survived it.  Each claim has a fence greater than all
+        before it.
 
         Raises:
             UnknownSubscription: when it was never declared, or is gone (the caller declares it again).

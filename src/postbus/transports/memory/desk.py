@@ -10,12 +10,14 @@ from itertools import islice
 from typing import NamedTuple
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from ...delivery import DeadLetter, Delivery
 from ...envelope import Envelope
 from ...event import Pattern, is_pattern
 from ...transport import DeadQuery, EventQuery, StoredEvent, SubscriptionStats
 from .queue import Queue
-from .store import Held, Store
+from .store import Dead, Held, Store
 
 __all__ = ["dead_page", "discard_letters", "event_page", "replay_letters", "seek_events", "stats_of"]
 
@@ -113,7 +115,11 @@ def _behind(store: Store, queue: Queue | None, after: UUID | None) -> Iterator[D
         last = store.dead[after].number if after in store.dead else store.graves.get(after, 0)
     for dead in store.dead.values():
         if dead.number > last and (queue is None or dead.queue is queue):
-            yield dead.letter
+            yield dead.letter if dead.letter.subscription == dead.queue.name else _renamed(dead)
+
+
+def _renamed(dead: Dead) -> DeadLetter:
+    return replace(dead.letter, subscription=dead.queue.name)
 
 
 def _fits(letter: DeadLetter, query: DeadQuery) -> bool:

@@ -28,12 +28,17 @@ class Standing(NamedTuple):
 
 
 class Lease:
-    """What one claim took: all of it ends together, but for what was renewed.  A delivery's receipt."""
+    """What one claim took: all of it ends together, but for what was renewed.
 
-    __slots__ = ("alone", "ends", "first_end", "held", "longer", "queue")
+    Its number is the receipt of its deliveries.  The lease itself would make a ring of references, which nothing frees:
+    deliveries are left out of the garbage collector's rounds.
+    """
 
-    def __init__(self, queue: Queue, ends: float, *, alone: bool) -> None:
+    __slots__ = ("alone", "ends", "first_end", "held", "longer", "number", "queue")
+
+    def __init__(self, queue: Queue, number: int, ends: float, *, alone: bool) -> None:
         self.queue = queue
+        self.number = number
         self.ends = ends
         self.first_end = ends
         self.alone = alone
@@ -64,17 +69,26 @@ class Queue:
         again: due once more: requeued, delayed, handed back or replayed.
         later: requeued or delayed, a heap by due time.
         suspects: their worker vanished.
-        leases: what is out; one entry for each claim, not for each delivery.
+        leases: what is out, by number; one entry for each claim, not for each delivery.
+        all_leases: those of all queues.
         expiry: no lease ends before this.
         bells: where to leave word, once, that there is something to claim; `rung` until somebody heard it.
     """
 
     __slots__ = (
-        "_tick", "again", "bells", "declared", "declared_at", "expiry", "fresh", "heads", "id", "keys", "later",
-        "leases", "paused", "rung", "spec", "suspects",
+        "_tick", "again", "all_leases", "bells", "declared", "declared_at", "expiry", "fresh", "heads", "id", "keys",
+        "later", "leases", "paused", "rung", "spec", "suspects",
     )  # fmt: skip
 
-    def __init__(self, queue_id: str, spec: SubscriptionSpec, declared_at: datetime, bells: list[Queue]) -> None:
+    def __init__(
+        self,
+        queue_id: str,
+        spec: SubscriptionSpec,
+        declared_at: datetime,
+        *,
+        bells: list[Queue],
+        all_leases: dict[int, Lease],
+    ) -> None:
         self.id = queue_id
         self.spec = spec
         self.declared = [spec]
@@ -85,7 +99,8 @@ class Queue:
         self.again: deque[Delivery] = deque()
         self.later: list[tuple[float, int, Delivery]] = []
         self.suspects: deque[Delivery] = deque()
-        self.leases: dict[Lease, None] = {}
+        self.leases: dict[int, Lease] = {}
+        self.all_leases = all_leases
         self.expiry = inf
         self.keys = Keys() if spec.ordered else None
         self.bells = bells
@@ -116,10 +131,8 @@ class Queue:
         if self.keys is None or self.keys.enter(delivery, due):
             self._go(delivery, due)
 
-    def back(
-        self, delivery: Delivery, *, due: float = 0.0, attempt: int | None = None, suspect: bool = False
-    ) -> None:
-        """Take back what was out: with an attempt number it is a suspect only if so said, without one as if never claimed."""
+    def back(self, delivery: Delivery, *, due: float = 0.0, attempt: int | None = None, suspect: bool = False) -> None:
+        """Take back what was out: as if it had not been, or with an attempt number, and a suspect only if so said."""
         if attempt is not None:
             delivery = _again(delivery, attempt, suspect=suspect)
         if due:
@@ -155,21 +168,21 @@ class Queue:
 
     # -- out
 
-    def take(self, limit: int, owner: str, lease: Lease, fence: int) -> list[Delivery]:
-        """Lease up to `limit`, numbered from the fence after `fence`."""
-        name = self.spec.name
-        fences = count(fence + 1)
+    def take(self, limit: int, owner: str, lease: Lease) -> list[Delivery]:
+        """Lease up to `limit`; their fences count up from the lease's number."""
+        name, number = self.spec.name, lease.number
+        fences = count(number)
         found: list[Delivery] = []
         if self.again or self.heads:
             found += [
-                Delivery(old.envelope, name, old.attempt, fence, owner, lease, event=old.event)
+                Delivery(old.envelope, name, old.attempt, fence, owner, number, event=old.event)
                 for old, fence in zip(self._returned(limit), fences, strict=False)
             ]
         fresh = self.fresh
         if fresh:
             items = [fresh.popleft() for _ in range(min(limit - len(found), len(fresh)))]
             found += [
-                Delivery(item.envelope, name, 1, fence, owner, lease, event=item.event)
+                Delivery(item.envelope, name, 1, fence, owner, number, event=item.event)
                 for item, fence in zip(items, fences, strict=False)
             ]
         self._lease(lease, found)
@@ -177,12 +190,12 @@ class Queue:
             self.rung = False
         return found
 
-    def take_suspect(self, owner: str, lease: Lease, fence: int) -> list[Delivery]:
+    def take_suspect(self, owner: str, lease: Lease) -> list[Delivery]:
         """Lease the suspect that waits longest."""
         if not self.suspects:
             return []
-        old = self.suspects.popleft()
-        found = [Delivery(old.envelope, self.name, old.attempt, fence + 1, owner, lease, suspect=True, event=old.event)]
+        old, number = self.suspects.popleft(), lease.number
+        found = [Delivery(old.envelope, self.name, old.attempt, number, owner, number, suspect=True, event=old.event)]
         self._lease(lease, found)
         return found
 
@@ -196,21 +209,25 @@ class Queue:
 
     def _lease(self, lease: Lease, found: list[Delivery]) -> None:
         if found:
-            first = found[0].fence
-            lease.held = dict(zip(range(first, first + len(found)), found, strict=True))
-            self.leases[lease] = None
+            number = lease.number
+            lease.held = dict(zip(range(number, number + len(found)), found, strict=True))
+            self.leases[number] = self.all_leases[number] = lease
             self.expiry = min(self.expiry, lease.ends)
 
     def expire(self, now: float) -> None:
         """Make suspects of what is out and was not renewed."""
-        for lease in [lease for lease in self.leases if lease.first_end <= now]:
+        for lease in [lease for lease in self.leases.values() if lease.first_end <= now]:
             for delivery in lease.ended(now):
                 self.suspects.append(_again(delivery, delivery.attempt + lease.alone, suspect=True))
             if not lease.held:
-                del self.leases[lease]
-        self.expiry = min((lease.first_end for lease in self.leases), default=inf)
+                self.end(lease)
+        self.expiry = min((lease.first_end for lease in self.leases.values()), default=inf)
         if self.suspects:
             self.ring()
+
+    def end(self, lease: Lease) -> None:
+        """Nothing of this lease is out any more."""
+        del self.leases[lease.number], self.all_leases[lease.number]
 
     def promote(self, now: float) -> None:
         """Make ready what has become due."""
@@ -232,7 +249,7 @@ class Queue:
                 yield Standing("scheduled", waiting.delivery, waiting.due)
             else:
                 yield Standing("parked" if parked else "waiting", waiting.delivery)
-        for lease in self.leases:
+        for lease in self.leases.values():
             for delivery in lease.held.values():
                 yield Standing("running", delivery)
 
@@ -245,7 +262,7 @@ class Queue:
                 room.clear()
             self.keys = Keys() if spec.ordered else None
             if self.keys is not None:
-                for lease in self.leases:
+                for lease in self.leases.values():
                     for delivery in lease.held.values():
                         self.keys.hold(delivery.envelope)
             for item, due in moved:
@@ -267,8 +284,8 @@ class Queue:
 
     def clear(self) -> None:
         """Let go of everything; what is out is lost to its owner."""
-        for lease in self.leases:
-            lease.held.clear()
+        for number in self.leases:
+            del self.all_leases[number]
         for room in (self.again, self.fresh, self.heads, self.suspects, self.later, self.leases):
             room.clear()
 

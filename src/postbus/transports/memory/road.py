@@ -202,9 +202,7 @@ class MemoryTransport:
         with self._step():
             return caller.heard | self._hear(subscriptions)
 
-    async def claim(
-        self, subscription: str, *, owner: str, limit: int, lease: float, alone: bool = False
-    ) -> Claimed:
+    async def claim(self, subscription: str, *, owner: str, limit: int, lease: float, alone: bool = False) -> Claimed:
         """See `Transport.claim`."""
         if self._state != "open":
             self._refuse()

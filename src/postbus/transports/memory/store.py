@@ -83,6 +83,7 @@ class Store:
         self._burials = 0
         self.unfinished = 0
         self.bells: list[Queue] = []
+        self._leases: dict[int, Lease] = {}
 
     # -- declare
 
@@ -112,7 +113,8 @@ class Store:
 
     def _create(self, spec: SubscriptionSpec) -> None:
         self._made += 1
-        queue = Queue(str(self._made), spec, datetime.fromtimestamp(self._wall(), UTC), self.bells)
+        now = datetime.fromtimestamp(self._wall(), UTC)
+        queue = Queue(str(self._made), spec, now, bells=self.bells, all_leases=self._leases)
         if spec.start == "earliest":
             self.refill(queue, self.stored())
         self._enter(queue)
@@ -202,13 +204,13 @@ class Store:
         if queue.paused:
             return Claimed(())
         next_due = self._promote(queue) if queue.later else None
-        lease = Lease(queue, now + seconds, alone=alone)
+        lease = Lease(queue, self._fence + 1, now + seconds, alone=alone)
         if limit < 1:
             found: list[Delivery] = []
         elif alone:
-            found = queue.take_suspect(owner, lease, self._fence)
+            found = queue.take_suspect(owner, lease)
         else:
-            found = queue.take(limit, owner, lease, self._fence)
+            found = queue.take(limit, owner, lease)
         self._fence += len(found)
         return Claimed(found, next_due, bool(queue.suspects))
 
@@ -223,15 +225,14 @@ class Store:
         results: list[Settle] = []
         finished = 0
         for delivery, outcome in settlements:
-            lease = delivery.receipt
-            held = self.held(delivery, lease, now)
-            if held is None:
+            lease = self._lease(delivery, now)
+            if lease is None:
                 results.append(_lost(delivery))
                 continue
-            del lease.held[delivery.fence]
+            held = lease.held.pop(delivery.fence)
             queue = lease.queue
             if not lease.held:
-                del queue.leases[lease]
+                queue.end(lease)
             if type(outcome) is Ack:
                 finished += 1
                 if queue.keys is not None:
@@ -242,14 +243,16 @@ class Store:
         self.unfinished -= finished
         return results
 
-    @staticmethod
-    def held(delivery: Delivery, lease: Lease, now: float) -> Delivery | None:
-        """The delivery as it is leased, or None when it is no longer under this owner and fence."""
+    def _lease(self, delivery: Delivery, now: float) -> Lease | None:
+        """The lease under which this delivery is out, or None when it is no longer so under its owner and fence."""
+        lease = self._leases.get(delivery.receipt)
+        if lease is None:
+            return None
         if now >= lease.first_end:
             lease.queue.expire(now)
         held = lease.held.get(delivery.fence)
         if held is delivery or (held is not None and held.owner == delivery.owner):
-            return held
+            return lease
         return None
 
     def renew(self, deliveries: Sequence[Delivery], seconds: float) -> list[Delivery]:
@@ -257,8 +260,8 @@ class Store:
         now = self._monotonic()
         lost = []
         for delivery in deliveries:
-            lease = delivery.receipt
-            if self.held(delivery, lease, now) is None:
+            lease = self._lease(delivery, now)
+            if lease is None:
                 lost.append(delivery)
             else:
                 lease.renew(delivery.fence, now + seconds)
