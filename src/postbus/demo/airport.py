@@ -12,7 +12,7 @@ from pathlib import Path
 
 from postbus import Bus, Context, DeliveryContext, RawEvent, Reject, Retry, Router
 
-from . import board
+from .board import open_board, update_board
 from .events import FlightArrived, FlightCancelled, FlightDelayed, FlightDeparted, FlightEvent
 from .place import VARIABLE, Place
 from .records import Recorder
@@ -54,7 +54,7 @@ def bus_at(place: Place) -> Bus:
 def keep_the_board(event: FlightEvent, context: Context) -> None:
     """In-process: runs as part of `publish`, in its transaction where there is one."""
     connection = _own_board() if context.tx is None else context.tx_as(sqlite3.Connection)
-    board.show(connection, event)
+    update_board(connection, event)
 
 
 @airport.subscriber(FlightDelayed, FlightCancelled, name="passengers", retry=SOON, concurrency=20)
@@ -128,4 +128,4 @@ def _own_board() -> sqlite3.Connection:
 
 @functools.cache
 def _board_in(path: Path) -> sqlite3.Connection:
-    return board.open_board(path)
+    return open_board(path)

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 from postbus import Bus, Envelope, PublishFailed, PublishUnknown
 
-from . import board
+from .board import note_accepted
 from .storm import Happening
 
 __all__ = ["Announcer"]
@@ -45,7 +45,7 @@ class Announcer:
         else:
             for happening in batch:
                 envelope = await self._surely(happening)
-                board.accept(self._connection, envelope, happening.event.leg.flight)
+                note_accepted(self._connection, envelope, happening.event.leg.flight)
         self.count += len(batch)
 
     async def withdraw(self, batch: Sequence[Happening]) -> int:
@@ -60,7 +60,7 @@ class Announcer:
         async with self._bus.transaction(self._connection) as tx:
             envelopes = await self._bus.publish_many([happening.event for happening in batch], within=tx)
             for happening, envelope in zip(batch, envelopes, strict=True):
-                board.accept(self._connection, envelope, happening.event.leg.flight)
+                note_accepted(self._connection, envelope, happening.event.leg.flight)
             if fail:
                 self.withdrawn |= {envelope.id for envelope in envelopes}
                 raise _Withdrawn

@@ -11,7 +11,18 @@ from postbus import Envelope
 
 from .events import FlightArrived, FlightCancelled, FlightDelayed, FlightDeparted, FlightEvent, FlightScheduled
 
-__all__ = ["Accepted", "Airport", "accept", "accepted", "airports", "create", "drop", "legs", "open_board", "show"]
+__all__ = [
+    "Accepted",
+    "Airport",
+    "accepted_events",
+    "count_legs",
+    "create_tables",
+    "drop_tables",
+    "note_accepted",
+    "open_board",
+    "read_board",
+    "update_board",
+]
 
 _TABLES = """
 DROP TABLE IF EXISTS demo_board;
@@ -50,17 +61,17 @@ def open_board(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def create(connection: sqlite3.Connection) -> None:
+def create_tables(connection: sqlite3.Connection) -> None:
     """Make the tables, empty: a run that was kept may have left its own."""
     connection.executescript(_TABLES)
 
 
-def drop(connection: sqlite3.Connection) -> None:
+def drop_tables(connection: sqlite3.Connection) -> None:
     """Remove the tables."""
     connection.executescript("DROP TABLE demo_board; DROP TABLE demo_accepted")
 
 
-def show(connection: sqlite3.Connection, event: FlightEvent) -> None:
+def update_board(connection: sqlite3.Connection, event: FlightEvent) -> None:
     """Put what happened on the board."""
     leg = event.leg
     connection.execute(
@@ -83,7 +94,7 @@ def _status(event: FlightEvent) -> str:
             return "cancelled"
 
 
-def accept(connection: sqlite3.Connection, envelope: Envelope, flight: str) -> None:
+def note_accepted(connection: sqlite3.Connection, envelope: Envelope, flight: str) -> None:
     """Note that an event was accepted."""
     connection.execute(
         "INSERT INTO demo_accepted (id, name, aircraft, flight) VALUES (?, ?, ?, ?)",
@@ -91,13 +102,13 @@ def accept(connection: sqlite3.Connection, envelope: Envelope, flight: str) -> N
     )
 
 
-def accepted(connection: sqlite3.Connection) -> list[Accepted]:
+def accepted_events(connection: sqlite3.Connection) -> list[Accepted]:
     """Everything that was accepted, in order."""
     rows = connection.execute("SELECT id, name, aircraft, flight FROM demo_accepted ORDER BY place")
     return [Accepted(UUID(id_text), name, aircraft, flight) for id_text, name, aircraft, flight in rows]
 
 
-def airports(connection: sqlite3.Connection) -> list[Airport]:
+def read_board(connection: sqlite3.Connection) -> list[Airport]:
     """The board as people read it, a line for each airport."""
     counts: dict[str, dict[str, int]] = {"EWR": {}, "JFK": {}, "LGA": {}}
     for code, status, number in connection.execute("SELECT airport, status, count(*) FROM demo_board GROUP BY 1, 2"):
@@ -105,7 +116,7 @@ def airports(connection: sqlite3.Connection) -> list[Airport]:
     return [Airport(code=code, **numbers) for code, numbers in sorted(counts.items())]
 
 
-def legs(connection: sqlite3.Connection, status: str) -> tuple[int, int]:
+def count_legs(connection: sqlite3.Connection, status: str) -> tuple[int, int]:
     """How many flights have this status, and how many seats those have that are known."""
     row = connection.execute("SELECT count(*), sum(seats) FROM demo_board WHERE status = ?", (status,)).fetchone()
     return row[0], row[1] or 0

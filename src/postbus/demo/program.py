@@ -23,9 +23,9 @@ from uuid import UUID, uuid4
 
 from postbus import Bus, ConfigError, PostbusError
 
-from . import airport, board
 from .airport import AT_ONCE, DESKS, MEANT_FOR, bus_at
 from .announcer import Announcer
+from .board import accepted_events, create_tables, drop_tables, open_board
 from .crew import Crew, CrewFailed
 from .director import Director
 from .flights import read_flights, read_weather
@@ -171,9 +171,9 @@ async def _opened(options: DemoOptions, folder: Path) -> AsyncIterator[tuple[Pla
         place.save()
         (folder / "env").write_text(f"export {VARIABLE}={shlex.quote(str(folder))} POSTBUS_APP=postbus.demo.app:bus\n")
         async with bus_at(place) as bus:
-            connection = board.open_board(place.board)
+            connection = open_board(place.board)
             try:
-                board.create(connection)
+                create_tables(connection)
                 yield place, outside, bus, connection
             finally:
                 connection.close()
@@ -205,7 +205,7 @@ async def _evidence(
         dead.setdefault(letter.subscription, set()).add(letter.envelope.id)
     stored = await _stored(bus)
     return Evidence(
-        published=board.accepted(connection),
+        published=accepted_events(connection),
         withdrawn=announcer.withdrawn,
         entries=watch.entries,
         served=outside.served(),
@@ -235,7 +235,7 @@ async def _leave_nothing(bus: Bus, connection: sqlite3.Connection) -> None:
     """In a store that is not ours, what this run put there goes with it."""
     for name in MEANT_FOR:
         await bus.subscriptions.retire(name)
-    board.drop(connection)
+    drop_tables(connection)
 
 
 def _report(options: DemoOptions, ledger: Ledger, broken: str | None, stage: Stage, out: TextIO) -> None:
@@ -249,7 +249,7 @@ def _report(options: DemoOptions, ledger: Ledger, broken: str | None, stage: Sta
     elif stage.interrupted and not options.keep:
         print("\nIt was interrupted: what is stored would wait for the next worker.", file=out)
     else:
-        print(f"\nThe program you watched: {Path(airport.__file__)}", file=out)
+        print(f"\nThe program you watched: {Path(__file__).with_name('airport.py')}", file=out)
         if not options.keep:
             print("To try things on it, at leisure: postbus demo --keep", file=out)
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Literal
 
-from . import board
 from .announcer import Announcer
+from .board import count_legs, read_board
 from .director import Director
 from .events import FlightScheduled
 from .flights import Hour
@@ -109,7 +109,7 @@ class Stage:
             for scene in mends_left(self._script, self._next_scene):
                 await director.perform(scene.act, ())
             self._phase = "finishing"
-            flights, seats = board.legs(self._connection, "cancelled")
+            flights, seats = count_legs(self._connection, "cancelled")
             self.tell(f"the storm is over: {flights:,} flights with {seats:,} seats never left")
             await self._finish(director)
         if stay and not self.stop.is_set():
@@ -168,7 +168,7 @@ class Stage:
             total=len(self._told),
             weather=weather_at(self._weather, self._clock),
             strip=self._strip,
-            airports=tuple(board.airports(self._connection)),
+            airports=tuple(read_board(self._connection)),
             lanes=self._watch.lanes(),
             workers=self._watch.roster.members(),
             trouble=dict(self._outside.trouble),
