@@ -257,7 +257,7 @@ class RawEvent:
             if is_model(into):
                 return load(into, self.payload)  # type: ignore[no-any-return]
             return msgspec.convert(self.payload, into, strict=False, dec_hook=load)
-        except (TypeError, ValueError) as error:  # msgspec.ValidationError and pydantic's are ValueErrors
+        except (TypeError, ValueError, msgspec.MsgspecError) as error:
             kind = getattr(into, "__qualname__", into)
             raise CodecError(f"event {self.name!r} does not decode into {kind}: {reason(error)}") from cause(error)
 
@@ -281,7 +281,7 @@ def _plain(name: str, payload: object) -> object:
         # Once there and back: bytes show lone surrogates and integers beyond 64 bits, and tuples come back as lists.
         body = msgspec.msgpack.encode(data)
         data = msgspec.msgpack.decode(body)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         raise CodecError(f"the payload of event {name!r} cannot be encoded: {reason(error)}") from cause(error)
     fault = None
     if _FLOAT in body or OFFSET(body):

@@ -29,7 +29,7 @@ OFFSET = re.compile(rb":\d\d(?:\.\d+)?[+-]\d\d:").search
 _CONTAINERS = frozenset({dict, list, tuple})
 
 # A path is a linked list of steps, so that walking costs no text: (parent path, step) or None at the root.
-Path = tuple[Any, object] | None
+_Path = tuple[Any, object] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ def misfit(data: object) -> str | None:
 
     Looks for NaN, infinities, and datetimes or times whose UTC offset is not in whole minutes.
     """
-    todo: list[tuple[object, Path]] = [(data, None)]
+    todo: list[tuple[object, _Path]] = [(data, None)]
     while todo:
         value, path = todo.pop()
         match value:
@@ -158,7 +158,7 @@ def _odd_offset(value: datetime | time) -> bool:
     return offset is not None and (offset.seconds % 60 != 0 or offset.microseconds != 0)
 
 
-def _place(path: Path) -> str:
+def _place(path: _Path) -> str:
     """Where a path leads, in msgspec's own words, so that encoding and decoding speak alike."""
     steps: list[str] = []
     while path is not None:
@@ -169,7 +169,7 @@ def _place(path: Path) -> str:
 
 def culprit(value: object, encode: Callable[[Any], object]) -> str:
     """Where the smallest part is that `encode` refuses on its own; nothing when only the whole is refused."""
-    path: Path = None
+    path: _Path = None
     for _ in range(MAX_DEPTH):
         for step, part in _members(value):
             if _refuses(encode, part):
