@@ -22,6 +22,7 @@ from .child import ask, start
 from .task import RATE, Answer, Measure, Option, Task
 
 __all__ = [
+    "OURS",
     "Contender",
     "Figure",
     "Outcome",

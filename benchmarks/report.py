@@ -12,13 +12,20 @@ from pathlib import Path
 
 import msgspec
 
-from .harness import Contender, Figure, Outcome, Row, Verdict, figure, verdicts
+from .harness import OURS, Contender, Figure, Outcome, Row, Verdict, figure, verdicts
 
 __all__ = ["Report", "document", "machine", "summary", "versions"]
 
 _PEERS = (
     "blinker", "bubus", "Django", "huey", "litequeue", "persist-queue", "psygnal", "pyee", "pyventus",
 )  # fmt: skip
+
+_WORDS = {
+    ("at least", True): "reached",
+    ("at least", False): "**not reached**",
+    ("aim", True): "reached",
+    ("aim", False): "not yet",
+}
 
 _HEAD = """# Benchmarks
 
@@ -98,30 +105,38 @@ def _measured(verdict: Verdict) -> tuple[str, str, str]:
     if shown is None:
         return "-", "-", "not measured"
     median = f"{_ratio(shown.median)} x" if ratio else _number(shown.median)
-    return median, _range(shown, ratio=ratio), "reached" if verdict.reached else "**not reached**"
+    return median, _range(shown, ratio=ratio), _WORDS[verdict.target.grade, verdict.target.reached(shown.median)]
 
 
 def _details(row: Row, outcome: Outcome) -> str:
     """One line for each contender and metric."""
     base = next((contender.name for contender in row.contenders if contender.role == "limit"), None)
-    head = ("contender", "role", "metric", "median", "min..max", f"ratio to {base}" if base else "ratio")
+    head = ("contender", "role", "metric", "median", "min..max", f"of {base}" if base else "", "postbus to it")
     lines = [line for contender in row.contenders for line in _lines(contender, outcome, base)]
     contenders = {contender.name for contender in row.contenders}
     unprepared = [f"{name}: {why}" for name, why in outcome.failures.items() if name not in contenders]
     after = [row.note, *unprepared] if row.note else unprepared
-    return "\n".join(["", f"### {row.title}", "", f"`--only {row.id}`", "", *_table(head, lines, "lllrrr"), "", *after])
+    return "\n".join(
+        ["", f"### {row.title}", "", f"`--only {row.id}`", "", *_table(head, lines, "lllrrrr"), "", *after]
+    )
 
 
 def _lines(contender: Contender, outcome: Outcome, base: str | None) -> Iterable[tuple[str, ...]]:
-    if contender.name in outcome.failures:
-        yield contender.name, contender.role, outcome.failures[contender.name], "-", "-", "-"
+    name = contender.name
+    if name in outcome.failures:
+        yield name, contender.role, outcome.failures[name], "-", "-", "-", "-"
         return
-    for metric in dict.fromkeys(name for sample in outcome.samples[contender.name] for name in sample):
-        plain = figure(outcome, contender.name, metric)
-        ratio = figure(outcome, contender.name, metric, base) if base and base != contender.name else None
+    for metric in dict.fromkeys(metric for sample in outcome.samples[name] for metric in sample):
+        plain = figure(outcome, name, metric)
         if plain is not None:
-            shown = f"{_ratio(ratio.median)} ({_range(ratio, ratio=True)})" if ratio else ""
-            yield contender.name, contender.role, metric, _number(plain.median), _range(plain, ratio=False), shown
+            to_base = figure(outcome, name, metric, base) if base not in {None, name} else None
+            to_ours = figure(outcome, OURS, metric, name) if contender.role != "postbus" else None
+            spread = _range(plain, ratio=False)
+            yield name, contender.role, metric, _number(plain.median), spread, _relative(to_base), _relative(to_ours)
+
+
+def _relative(shown: Figure | None) -> str:
+    return f"{_ratio(shown.median)} ({_range(shown, ratio=True)})" if shown else ""
 
 
 def _table(head: Sequence[str], lines: Iterable[Sequence[str]], sides: str) -> list[str]:
@@ -134,7 +149,7 @@ def _number(value: float) -> str:
 
 
 def _ratio(value: float) -> str:
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
 
 
 def _range(shown: Figure, *, ratio: bool) -> str:
