@@ -12,8 +12,8 @@ import msgspec
 
 from .catalog import Catalog
 from .delivery import DeadLetter
-from .envelope import OBJECT
-from .errors import ConfigError, UnknownSubscription
+from .envelope import OBJECT, Envelope
+from .errors import CodecError, ConfigError, UnknownSubscription
 from .event import valid_name
 from .transport import (
     DeadQuery,
@@ -200,10 +200,8 @@ class DeadLetters:
         return done
 
     def _with_bytes(self, letter: DeadLetter) -> DeadLetter:
-        if letter.envelope.format != OBJECT:
-            return letter
-        envelope = self._catalog.sealed(letter.envelope, letter.event)
-        return msgspec.structs.replace(letter, envelope=envelope, event=None)
+        envelope = _sealed(self._catalog, letter.envelope, letter.event)
+        return letter if envelope is letter.envelope else msgspec.structs.replace(letter, envelope=envelope, event=None)
 
 
 class Subscriptions:
@@ -262,9 +260,16 @@ class Events:
         return found[0] if found else None
 
     def _with_bytes(self, stored: StoredEvent) -> StoredEvent:
-        if stored.envelope.format != OBJECT:
-            return stored
-        return replace(stored, envelope=self._catalog.sealed(stored.envelope, stored.event), event=None)
+        envelope = _sealed(self._catalog, stored.envelope, stored.event)
+        return stored if envelope is stored.envelope else replace(stored, envelope=envelope, event=None)
+
+
+def _sealed(catalog: Catalog, envelope: Envelope, event: object) -> Envelope:
+    """With the bytes of an event that a transport passed as an object; without, where it has none."""
+    try:
+        return envelope if envelope.format != OBJECT else catalog.sealed(envelope, event)
+    except CodecError:  # it was never encoded before: one such letter must not hide all others
+        return envelope
 
 
 def _query(fields: dict[str, Any]) -> DeadQuery:

@@ -130,7 +130,7 @@ class Publisher:
         with around:
             outer = self._outer(options.within)
             mine = self._gather(outer, options.within)
-            sealed = self._sealed(events, options, publishing, mine.within)
+            sealed = self._seal_all(events, options, publishing, mine.within)
             token = _gathering.set(mine)
             try:
                 for event, item in sealed:
@@ -184,7 +184,7 @@ class Publisher:
         with around:
             outer = self._outer(options.within)
             mine = self._gather(outer, options.within)
-            sealed = self._sealed(events, options, publishing, mine.within)
+            sealed = self._seal_all(events, options, publishing, mine.within)
             for event, _ in sealed:
                 self._handlers.route(event).refuse_async("bus.publish(...)")
             token = _gathering.set(mine)
@@ -308,8 +308,21 @@ class Publisher:
     # -- sealing
 
     def _seal_plain(self, event: object) -> Outgoing:
-        envelope = self._catalog.seal(event, micros=int(self._now() * 1e6))
+        try:
+            envelope = self._catalog.seal(event, micros=int(self._now() * 1e6))
+        except PostbusError:
+            self._counters.refused += 1
+            raise
         return Outgoing(envelope, event if self._objects else None, 0.0, self._require)
+
+    def _seal_all(
+        self, events: Sequence[object], options: Options, publishing: Publishing | None, within: Any
+    ) -> list[tuple[object, Outgoing]]:
+        try:
+            return self._sealed(events, options, publishing, within)
+        except PostbusError:
+            self._counters.refused += len(events)
+            raise
 
     def _sealed(
         self, events: Sequence[object], options: Options, publishing: Publishing | None, within: Any

@@ -9,7 +9,7 @@ from typing import Any
 
 import postbus.errors
 from postbus import Bus, Retry, Router
-from postbus.bus import _FROM_ENV
+from postbus.environment import VARIABLES
 from postbus.observe import Counters
 from postbus.subscription import read_subscriber
 
@@ -25,7 +25,7 @@ def bus_settings() -> str:
         (
             f"`{name}`",
             _default(parameter.default),
-            f"`POSTBUS_{name.upper()}`" if name in _FROM_ENV else "",
+            f"`POSTBUS_{name.upper()}`" if name in VARIABLES else "",
             meanings[name],
         )
         for name, parameter in inspect.signature(Bus).parameters.items()

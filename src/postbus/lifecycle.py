@@ -1,0 +1,205 @@
+"""A bus' transport from opening to closing: declared before it is used, one for each process, for sync callers too."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+from weakref import WeakSet
+
+from .address import Address, Settings
+from .connect import connect
+from .errors import Closed, ConfigError, ForkError
+from .observe import log
+from .portal import Portal
+from .transport import SubscriptionSpec, Transport
+
+__all__ = ["Lifecycle", "refuse_loop"]
+
+T = TypeVar("T")
+
+# Transports that a fork left behind: closing them in the child would disturb the parent's connections.
+_abandoned: list[Transport] = []
+_lives: WeakSet[Lifecycle] = WeakSet()
+
+
+def _forked() -> None:
+    """In a forked child no bus is ready, whatever it was in the parent."""
+    for life in _lives:
+        life.prompt = False
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def refuse_loop(call: str, instead: str) -> None:
+    """Refuse a sync call on the thread of a running event loop, which it would block.
+
+    Raises:
+        ConfigError: saying what to call.
+    """
+    if asyncio._get_running_loop() is not None:
+        raise ConfigError(f"`{call}` would block the event loop that runs on this thread: use `{instead}`")
+
+
+class Lifecycle:
+    """The transport of one bus.  Opened as often as it is closed; a fork begins anew.
+
+    Args:
+        specs: what this program declares.
+        bind: told which transport is in use: at first, and again after a fork.
+
+    Attributes:
+        transport: the one of this process.
+        declares: whether opening declares.
+        prompt: open, declared, and in the process that opened it: a publish need not look any further.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        settings: Settings,
+        *,
+        declares: bool,
+        specs: Callable[[], Sequence[SubscriptionSpec]],
+    ) -> None:
+        self.transport = connect(address.url, settings)
+        self.declares = declares
+        self.prompt = False
+        self.bind: Callable[[Transport], None] | None = None
+        self._address = address
+        self._settings = settings
+        self._specs = specs
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._opens = 0
+        self._closed = False
+        self._opening: asyncio.Lock | None = None
+        self._undeclared = True
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._portal: Portal | None = None
+        _lives.add(self)
+
+    # -- open and close
+
+    async def open(self) -> None:
+        """Open the transport, and declare; only the first of several does."""
+        self._adopt()
+        self._opening = self._opening or asyncio.Lock()
+        async with self._opening:
+            self._opens += 1
+            if self._opens > 1:
+                return
+            try:
+                await self.transport.open()
+                self._loop = asyncio.get_running_loop()
+                self._closed = False
+                self._undeclared = True
+                if self.declares:
+                    await self.declare()
+            except BaseException:
+                self._opens -= 1
+                raise
+
+    async def close(self) -> None:
+        """Close the transport; only the last of several does."""
+        if self._opens == 0:
+            return
+        self._opens -= 1
+        if self._opens == 0:
+            self._closed = True
+            self.prompt = False
+            self._opening = None
+            await self.transport.close()
+
+    def open_sync(self) -> None:
+        """As `open`, for a caller without an event loop."""
+        self._adopt()
+        self.run(self.open())
+
+    def close_sync(self) -> None:
+        """As `close`, for a caller without an event loop."""
+        self.run(self.close())
+        if self._opens == 0 and self._portal is not None:
+            self._portal.close()
+            self._portal = None
+
+    def _adopt(self) -> None:
+        """After a fork this process needs connections of its own."""
+        if self._pid != os.getpid():
+            _abandoned.append(self.transport)
+            self.transport = connect(self._address.url, self._settings)
+            self._pid = os.getpid()
+            self._lock = threading.RLock()
+            self._opens = 0
+            self._opening = None
+            self._portal = None
+            self._loop = None
+            if self.bind is not None:
+                self.bind(self.transport)
+
+    # -- use
+
+    async def ready(self) -> Transport:
+        """The open transport, with what is declared declared.
+
+        Raises:
+            Closed: when it is not open.
+            ForkError: in a forked child.
+        """
+        if self._pid != os.getpid():
+            raise ForkError("the bus was opened before a fork: open it in this process, with `async with bus:`")
+        if self._opens == 0:
+            raise Closed("the bus is not open: use it inside `async with bus:` or `with bus:`")
+        if self._undeclared and self.declares:
+            await self.declare()
+        self.prompt = True
+        return self.transport
+
+    def ready_sync(self) -> Transport:
+        """As `ready`, opening lazily: a web worker that forks has no better moment."""
+        if self._pid != os.getpid():
+            if not self.transport.traits.shared:
+                raise ForkError(f"{self._address} lives in one process, and this is a forked child of it")
+            self._adopt()
+        with self._lock:  # several threads may come first
+            if self._opens == 0:
+                if self._closed:
+                    raise Closed("the bus is closed: use it inside `with bus:`")
+                self.run(self.open())
+            elif self._undeclared and self.declares:
+                self.run(self.declare())
+            self.prompt = True
+        return self.transport
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine for a sync caller, on the loop that the bus is open on, else on a loop thread."""
+        if self._opens and self._loop is not None and self._portal is None and self._loop.is_running():
+            return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        if self._portal is None:
+            with self._lock:
+                self._portal = self._portal or Portal()
+        return self._portal.run(work)
+
+    # -- declare
+
+    def changed(self) -> None:
+        """What the program declares is no longer what was declared."""
+        self._undeclared = True
+        self.prompt = False
+
+    async def declare(self, *, newest: bool = False) -> None:
+        """Declare what the program declares now."""
+        self._undeclared = False
+        try:
+            conflicts = await self.transport.declare(self._specs(), newest=newest)
+        except BaseException:
+            self._undeclared = True
+            raise
+        for conflict in conflicts:
+            log.warning(
+                "subscription %r keeps a newer declaration than this program's: %s; run `postbus setup` if this "
+                "program is meant to be the newest", conflict.subscription, conflict.message,
+            )  # fmt: skip
