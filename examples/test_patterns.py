@@ -9,7 +9,7 @@ import shop
 from shop import OrderPlaced
 
 from postbus import Bus, Context, RawEvent, Retry
-from postbus.testing.clock import ManualClock
+from postbus.testing import ManualClock
 
 
 @pytest_asyncio.fixture
