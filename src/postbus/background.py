@@ -19,10 +19,11 @@ from .inspection import inspectable
 from .lifecycle import Lifecycle
 from .middleware import AroundDelivery
 from .observe import Counters, Observer, log
+from .slots import Isolate
 from .subscription import Subscriber
 from .threads import Threads
 from .transport import SubscriptionStats, Transacting
-from .worker import Isolate, Worker, WorkerSettings
+from .worker import Worker, WorkerSettings
 
 __all__ = ["Background"]
 

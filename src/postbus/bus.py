@@ -29,10 +29,11 @@ from .middleware import AroundDelivery, AroundPublish, Middleware
 from .observe import Counters, Observer
 from .publish import NO_OPTIONS, Options, Publisher
 from .router import Handler, Router
+from .slots import Isolate
 from .subscription import Subscriber
 from .transaction import Followers, Transaction
 from .transport import Enlisting, SubscriptionSpec, Transport
-from .worker import Isolate, Worker, WorkerSettings
+from .worker import Worker, WorkerSettings
 
 __all__ = ["Bus"]
 

@@ -18,20 +18,20 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
 from .bus import Bus
 from .delivery import Delivery, Outcome, Requeue
-from .dispatch import Dispatch, Run
+from .dispatch import DONE, Dispatch, Done, Run
 from .envelope import Envelope
 from .errors import PostbusError
 from .failure import redacted
 from .logs import Logs
 from .program import Program
+from .slots import ProcessDied
 from .supervisor import ending
-from .worker import ProcessDied
 
 __all__ = ["Isolation", "main"]
 
@@ -52,6 +52,7 @@ class Job(msgspec.Struct, frozen=True):
     attempt: int
     fence: int
     owner: str
+    receipt: Any
     suspect: bool
     timeout: float
 
@@ -64,13 +65,13 @@ class Began(msgspec.Struct, frozen=True, tag=True):
     """The delivery begins to run: from here on, a death is its own."""
 
 
-class Done(msgspec.Struct, frozen=True, tag=True):
-    """What became of it."""
+class Ended(msgspec.Struct, frozen=True, tag=True):
+    """What became of it; no outcome where it was settled in its own transaction."""
 
-    outcome: Outcome
+    outcome: Outcome | None
 
 
-Report: TypeAlias = Ready | Began | Done
+Report: TypeAlias = Ready | Began | Ended
 
 _encode = msgspec.msgpack.Encoder().encode
 _report: msgspec.msgpack.Decoder[Report] = msgspec.msgpack.Decoder(Report)
@@ -94,8 +95,8 @@ class Isolation:
         self._timer: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def run(self, delivery: Delivery, timeout: float) -> Outcome:
-        """Run one delivery; see `worker.Isolate`.
+    async def run(self, delivery: Delivery, timeout: float) -> Outcome | Done:
+        """Run one delivery; see `slots.Isolate`.
 
         Raises:
             ProcessDied: when the process died under it.
@@ -182,7 +183,7 @@ class _Child:
             raise NotStarted(f"it {ending(process.returncode)} before it was ready")
         return child
 
-    async def run(self, delivery: Delivery, timeout: float) -> Outcome | None:
+    async def run(self, delivery: Delivery, timeout: float) -> Outcome | Done | None:
         """Run one delivery; None when the child had died before it began.
 
         Raises:
@@ -190,7 +191,7 @@ class _Child:
         """
         job = Job(
             delivery.envelope, delivery.subscription, delivery.attempt, delivery.fence, delivery.owner,
-            delivery.suspect, timeout,
+            delivery.receipt, delivery.suspect, timeout,
         )  # fmt: skip
         with suppress(ConnectionError):
             self._writer.write(_framed(_encode(job)))
@@ -198,8 +199,8 @@ class _Child:
         began = False
         while True:
             match await self._receive():
-                case Done(outcome):
-                    return outcome
+                case Ended(outcome):
+                    return DONE if outcome is None else outcome
                 case Began():
                     began = True
                 case Ready():
@@ -272,11 +273,17 @@ async def _serve(bus: Bus, link: _Link) -> None:
             if dispatch is None:
                 dispatch = dispatches[job.subscription] = bus.make_dispatch(job.subscription)
             link.say(Began())
-            link.say(Done(await _run(dispatch, job)))
+            outcome = await _run(dispatch, job)
+            link.say(Ended(None if isinstance(outcome, Done) else outcome))
 
 
-async def _run(dispatch: Dispatch, job: Job) -> Outcome:
-    delivery = Delivery(job.envelope, job.subscription, job.attempt, job.fence, job.owner, None, job.suspect)
+def _restored(receipt: Any) -> Any:
+    """Tuples travel as lists."""
+    return tuple(receipt) if isinstance(receipt, list) else receipt
+
+
+async def _run(dispatch: Dispatch, job: Job) -> Outcome | Done:
+    delivery = Delivery(job.envelope, job.subscription, job.attempt, job.fence, job.owner, _restored(job.receipt), job.suspect)
     run = Run()
     run.deadline = time.monotonic() + job.timeout
     outcome = dispatch.start(run, delivery)
