@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 from ...address import Address, Settings
 from ...errors import ConfigError
@@ -24,8 +24,7 @@ def connect(address: Address, settings: Settings) -> SqliteTransport:
         ConfigError: when the path is missing or no file's, or an option is unknown or makes no sense.
     """
     address.only("durability", "busy_timeout", "force")
-    path = address.path
-    if not address.rest.startswith("///") or not path or path.startswith(":memory:"):
+    if not address.rest.startswith("///") or not address.path or address.path.startswith(":memory:"):
         raise ConfigError(
             f"{address} names no file: expected sqlite:///shop.db, or sqlite:////var/lib/shop.db from the root; "
             f"for events that need not outlive the process use memory://"
@@ -40,7 +39,7 @@ def connect(address: Address, settings: Settings) -> SqliteTransport:
     if not isinstance(patience, float) or not 0 <= patience < float("inf"):
         raise ConfigError(f"option busy_timeout={patience!r} of {address}: expected seconds from 0")
     return SqliteTransport(
-        os.path.abspath(path),
+        Path(address.path).absolute(),  # the working directory may change before it is opened
         settings,
         synchronous=_SYNCHRONOUS[str(durability)],
         patience=patience,

@@ -1,4 +1,4 @@
-"""Events come in: known ids are told apart, the rest is numbered, stored, and fanned out to the subscriptions that take it."""
+"""Events come in: known ids are told apart, the rest is numbered, stored, and fanned out to who takes it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...errors import PublishFailed
-from ...transport import Append, Duplicate, Outgoing, Refused, Stored
+from ...transport import Append, Duplicate, Outgoing, Refused
 from .routing import Route
 from .rows import headers_text
 from .schema import Tables
@@ -21,8 +21,9 @@ BUCKET = 600
 _COMPARED = 1000
 
 _DUPLICATE = Duplicate()
-_UNROUTED = Stored(0)
 
+# An event that is to be stored, and where it goes.
+_Fresh = tuple[Outgoing, Route]
 # A run of events with the same route: the route, the first number and the last.
 _Run = tuple[Route, int, int]
 
@@ -32,9 +33,7 @@ class Appending:
 
     def __init__(self, tables: Tables, retain: float | None) -> None:
         self._retain = retain
-        self._between = tables(
-            "SELECT id FROM {seen} WHERE bucket IN (?, ?) AND id BETWEEN ? AND ? LIMIT " + str(_COMPARED)
-        )
+        self._between = tables("SELECT id FROM {seen} WHERE bucket IN (?, ?) AND id BETWEEN ? AND ? LIMIT ?")
         self._one = tables("SELECT 1 FROM {seen} WHERE bucket IN (?, ?) AND id = ? LIMIT 1")
         self._events = Inserter(
             tables(
@@ -53,69 +52,83 @@ class Appending:
         """Store events; one result for each."""
         if not items:
             return []
-        bucket = int(transaction.now // BUCKET)
-        known = self.known(transaction, bucket, [item.envelope.id_bytes for item in items])
-        keep_until = None if self._retain is None else transaction.now + self._retain
-        route_of = transaction.routing.route
         results: list[Append] = []
-        events: list[Any] = []
-        seen: list[Any] = []
-        batch: list[_Run] = []
-        apart: list[tuple[Outgoing, Route, int]] = []
-        seq = first = transaction.seq + 1
-        previous: Route | None = None
+        fresh = self._fresh(transaction, items, results)
+        if fresh:
+            bucket = int(transaction.now // BUCKET)
+            seen: list[Any] = []
+            for item, _ in fresh:
+                seen += (bucket, item.envelope.id_bytes)
+            self._seen(transaction.execute, seen)
+            self._store(transaction, fresh)
+        return results
+
+    def _fresh(self, transaction: Transaction, items: Sequence[Outgoing], results: list[Append]) -> list[_Fresh]:
+        """The events that are to be stored, and where each goes; says to `results` what becomes of all of them."""
+        known = self._known(transaction, [item.envelope.id_bytes for item in items])
+        fresh: list[_Fresh] = []
+        name = topic = None
         for item in items:
             envelope = item.envelope
-            id_ = envelope.id_bytes
-            if id_ in known:
+            if envelope.id_bytes in known:
                 results.append(_DUPLICATE)
                 continue
-            route = route_of(envelope.name, envelope.topic)
+            if name is not envelope.name or topic is not envelope.topic:  # mostly the very same text as before
+                name, topic = envelope.name, envelope.topic
+                route = transaction.routing.route(name, topic)
             if not route.count and item.require_subscription:
                 results.append(_unrouted(item))
                 continue
-            known.add(id_)
-            seen += (bucket, id_)
+            known.add(envelope.id_bytes)
             results.append(route.stored)
+            fresh.append((item, route))
+        return fresh
+
+    def _store(self, transaction: Transaction, fresh: Sequence[_Fresh]) -> None:
+        keep_until = None if self._retain is None else transaction.now + self._retain
+        rows: list[Any] = []
+        together: list[_Run] = []
+        apart: list[tuple[Outgoing, Route, int]] = []
+        seq = transaction.seq
+        previous: Route | None = None
+        for item, route in fresh:
             if not route.count and keep_until is None:  # nobody takes it, and nobody will look
                 continue
+            seq += 1
+            envelope = item.envelope
             headers = envelope.header_map
-            events += (
-                seq, route.count, keep_until, id_, envelope.name, envelope.topic, envelope.key, envelope.micros,
-                envelope.version, envelope.format, envelope.expires_micros, headers and headers_text(headers),
-                envelope.body,
+            rows += (
+                seq, route.count, keep_until, envelope.id_bytes, envelope.name, envelope.topic, envelope.key,
+                envelope.micros, envelope.version, envelope.format, envelope.expires_micros,
+                headers and headers_text(headers), envelope.body,
             )  # fmt: skip
             if item.delay > 0 or (route.ordered and envelope.key is not None):
                 apart.append((item, route, seq))
                 previous = None
             elif route is previous:
-                batch[-1] = (route, batch[-1][1], seq)
+                together[-1] = (route, together[-1][1], seq)
             else:
-                batch.append((route, seq, seq))
+                together.append((route, seq, seq))
                 previous = route
-            seq += 1
-        if seen:
-            self._seen(transaction.execute, seen)
-        if seq > first:
-            transaction.seq = seq - 1
-            self._events(transaction.execute, events)
-            self._fan_out(transaction, batch, apart)
-        return results
+        transaction.seq = seq
+        self._events(transaction.execute, rows)
+        self._fan_out(transaction, together, apart)
 
-    def known(self, transaction: Transaction, bucket: int, ids: Sequence[bytes]) -> set[bytes]:
+    def _known(self, transaction: Transaction, ids: Sequence[bytes]) -> set[bytes]:
         """Which of these ids were stored within the window."""
+        bucket = int(transaction.now // BUCKET)
         low, high = (ids[0], ids[0]) if len(ids) == 1 else (min(ids), max(ids))
-        rows = transaction.execute(self._between, (bucket - 1, bucket, low, high)).fetchall()
+        rows = transaction.execute(self._between, (bucket - 1, bucket, low, high, _COMPARED)).fetchall()
         if len(rows) < _COMPARED:
             return {row[0] for row in rows}
         return {id_ for id_ in ids if transaction.execute(self._one, (bucket - 1, bucket, id_)).fetchone()}
 
     def _fan_out(
-        self, transaction: Transaction, batch: Sequence[_Run], apart: Sequence[tuple[Outgoing, Route, int]]
+        self, transaction: Transaction, together: Sequence[_Run], apart: Sequence[tuple[Outgoing, Route, int]]
     ) -> None:
         """Whole runs become a row for each subscription; delayed and ordered ones are looked at singly."""
         ready: dict[int, list[int]] = {}
-        for route, first, last in batch:
+        for route, first, last in together:
             for subscription in route.plain + route.ordered:
                 _extend(ready, subscription, first, last)
         later: list[Any] = []
@@ -124,7 +137,11 @@ class Appending:
             due = transaction.now + item.delay if item.delay > 0 else 0.0
             topic, key = item.envelope.topic, item.envelope.key
             for subscription in route.plain + route.ordered:
-                if key is not None and subscription in route.ordered and not self._head(transaction, subscription, item):
+                if (
+                    key is not None
+                    and subscription in route.ordered
+                    and not self._head(transaction, subscription, item)
+                ):
                     waiting += (subscription, topic, key, seq, due)
                 elif due:
                     later += (subscription, due, seq, 1, 1)
@@ -132,10 +149,11 @@ class Appending:
                     _extend(ready, subscription, seq, seq)
         execute = transaction.execute
         self._ready(execute, [value for spans in ready.values() for value in spans])
-        self._later(execute, later)
-        self._waiting(execute, waiting)
         transaction.rung.update(ready)
-        transaction.rung.update(later[::5])
+        if apart:
+            self._later(execute, later)
+            self._waiting(execute, waiting)
+            transaction.rung.update(later[::5])
 
     def _head(self, transaction: Transaction, subscription: int, item: Outgoing) -> bool:
         """Take the key for this event; false when it is taken."""

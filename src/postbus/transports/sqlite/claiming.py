@@ -1,4 +1,4 @@
-"""Deliveries go out: due ones, then new ones, leased to one owner under a new fence; suspects only to who runs them alone."""
+"""Deliveries go out, leased to one owner under a new fence: due ones, then new ones; suspects only one at a time."""
 
 from __future__ import annotations
 
@@ -58,17 +58,16 @@ class Claiming:
             "INSERT OR REPLACE INTO {suspect} (subscription, seq, attempt, failure) VALUES (?, ?, ?, ?)"
         )
         self._take_suspect = tables("DELETE FROM {suspect} WHERE subscription = ? AND seq = ?")
-        self._events = tables("SELECT seq, " + COLUMNS + " FROM {event} WHERE ")
+        self._events = tables("SELECT seq, {columns} FROM {event} WHERE ", columns=COLUMNS)
         self._lease = Inserter(
             tables("INSERT INTO {lease} (subscription, seq, owner, fence, attempt, alone, failure)"), 7
         )
         self._bury = tables(
-            "INSERT OR REPLACE INTO {dead} (id, subscription, seq, attempts, reason, buried_at) VALUES (?, ?, ?, ?, ?, ?)"
+            "INSERT OR REPLACE INTO {dead} (id, subscription, seq, attempts, reason, buried_at) "
+            "VALUES (?, ?, ?, ?, ?, ?)"
         )
 
-    def peek(
-        self, connection: sqlite3.Connection, subscription: str, *, lease: float, alone: bool
-    ) -> Claimed | None:
+    def peek(self, connection: sqlite3.Connection, subscription: str, *, lease: float, alone: bool) -> Claimed | None:
         """An answer without the write lock, where there is nothing to claim."""
         self._liveness.pace(lease)
         if self._liveness.sweep_needed(connection):
@@ -95,8 +94,8 @@ class Claiming:
         transaction.fence += 1
         due, _ = transaction.execute(self._rest, (place.id,)).fetchone()
         given: list[Delivery] = []
-        while len(given) < limit and (taken := self._take(transaction, place, limit - len(given), due, alone)):
-            given += self._give(transaction, place, taken, owner, alone)
+        while len(given) < limit and (taken := self._take(transaction, place, limit - len(given), due, alone=alone)):
+            given += self._give(transaction, place, taken, owner, alone=alone)
             if alone:
                 break
             due = None if due is None else transaction.execute(self._rest, (place.id,)).fetchone()[0]
@@ -108,7 +107,7 @@ class Claiming:
     # -- taking
 
     def _take(
-        self, transaction: Transaction, place: Place, room: int, due: float | None, alone: bool
+        self, transaction: Transaction, place: Place, room: int, due: float | None, *, alone: bool
     ) -> list[_Taken]:
         if alone:
             return self._take_one_suspect(transaction, place.id)
@@ -156,7 +155,7 @@ class Claiming:
     # -- giving
 
     def _give(
-        self, transaction: Transaction, place: Place, taken: Sequence[_Taken], owner: str, alone: bool
+        self, transaction: Transaction, place: Place, taken: Sequence[_Taken], owner: str, *, alone: bool
     ) -> list[Delivery]:
         """Lease these; one whose row is no event is buried, and one whose event is gone is forgotten."""
         envelopes, malformed = self._read(transaction, sorted(seq for seq, _, _ in taken))

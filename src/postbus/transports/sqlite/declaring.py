@@ -1,4 +1,4 @@
-"""Subscriptions come, change and go: declared, renamed, paused, given what is stored already, retired in small bites."""
+"""Subscriptions come, change and go: declared, renamed, paused, given what is stored, retired in small bites."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Declaring:
 
     # -- named and paused
 
-    def pause(self, transaction: Transaction, name: str, paused: bool) -> None:
+    def pause(self, transaction: Transaction, name: str, *, paused: bool) -> None:
         """Refuse or allow claims."""
         place = transaction.routing.place(name)
         if place.paused != paused:
@@ -143,9 +143,10 @@ class Declaring:
         for state in ("later", "suspect", "lease"):
             transaction.execute(
                 self._tables(
-                    "INSERT INTO {busy} (subscription, topic, key, holders) SELECT h.subscription, topic, key, count(*) "
-                    f"FROM {{{state}}} h JOIN {{event}} USING (seq) WHERE h.subscription = ? AND key IS NOT NULL "
-                    "GROUP BY topic, key ON CONFLICT DO UPDATE SET holders = holders + excluded.holders"
+                    "INSERT INTO {busy} (subscription, topic, key, holders) SELECT subscription, topic, key, count(*) "
+                    "FROM {table} JOIN {event} USING (seq) WHERE subscription = ? AND key IS NOT NULL "
+                    "GROUP BY topic, key ON CONFLICT DO UPDATE SET holders = holders + excluded.holders",
+                    state,
                 ),
                 (id_,),
             )
@@ -164,7 +165,7 @@ class Declaring:
             self._tables("SELECT seq, topic, key, due FROM {waiting} WHERE subscription = ? ORDER BY seq"), (id_,)
         ).fetchall()
         for table in ("waiting", "busy"):
-            transaction.execute(self._tables(f"DELETE FROM {{{table}}} WHERE subscription = ?"), (id_,))
+            transaction.execute(self._tables("DELETE FROM {table} WHERE subscription = ?", table), (id_,))
         self._spread(transaction, id_, rows, ordered=False)
 
     def _spread(
@@ -234,7 +235,7 @@ class Declaring:
         for first, last in spans.fetchall():
             held.update(range(first, last + 1))
         for state in _HOLDING[1:-1]:
-            rows = transaction.execute(self._tables(f"SELECT seq FROM {{{state}}} WHERE subscription = ?"), (id_,))
+            rows = transaction.execute(self._tables("SELECT seq FROM {table} WHERE subscription = ?", state), (id_,))
             held.update(seq for (seq,) in rows.fetchall())
         return held
 
@@ -258,7 +259,7 @@ class Declaring:
         for state in _HOLDING:
             what = "coalesce(sum(last - first + 1), 0)" if state == "ready" else "count(*)"
             row = transaction.execute(
-                self._tables(f"SELECT {what} FROM {{{state}}} WHERE subscription = ?"), (place.id,)
+                self._tables("SELECT {what} FROM {table} WHERE subscription = ?", state, what=what), (place.id,)
             ).fetchone()
             total += row[0]
         transaction.execute(self._tables("UPDATE {subscription} SET name = NULL WHERE id = ?"), (place.id,))
@@ -278,7 +279,7 @@ class Declaring:
                 self._settling.finish(transaction, seqs)
                 return True
         for table in ("busy", "declaration"):
-            transaction.execute(self._tables(f"DELETE FROM {{{table}}} WHERE subscription = ?"), (id_,))
+            transaction.execute(self._tables("DELETE FROM {table} WHERE subscription = ?", table), (id_,))
         transaction.execute(self._tables("DELETE FROM {subscription} WHERE id = ? AND name IS NULL"), (id_,))
         return False
 
@@ -290,19 +291,17 @@ class Declaring:
             return []
         first, last = row
         end = min(last, first + _BITE - 1)
-        transaction.execute(
-            self._tables("DELETE FROM {ready} WHERE subscription = ? AND first = ?"), (id_, first)
-        )
+        transaction.execute(self._tables("DELETE FROM {ready} WHERE subscription = ? AND first = ?"), (id_, first))
         if end < last:
             self._ready(transaction.execute, (id_, end + 1, last))
         return list(range(first, end + 1))
 
     def _bite_of(self, transaction: Transaction, id_: int, state: str) -> list[int]:
         rows = transaction.execute(
-            self._tables(f"SELECT seq FROM {{{state}}} WHERE subscription = ? LIMIT {_BITE}"), (id_,)
+            self._tables("SELECT seq FROM {table} WHERE subscription = ? LIMIT ?", state), (id_, _BITE)
         ).fetchall()
         seqs = sorted(row[0] for row in rows)
-        delete = self._tables(f"DELETE FROM {{{state}}} WHERE subscription = ? AND ")
+        delete = self._tables("DELETE FROM {table} WHERE subscription = ? AND ", state)
         for condition, values in matching(seqs):
             transaction.execute(delete + condition, (id_, *values))
         return seqs

@@ -1,4 +1,4 @@
-"""Tells waiting workers which subscriptions may have work: rung by this process's own commits, and by a watch on others'."""
+"""Tells workers which subscriptions may have work: rung by this process's own commits, and by a watch on others'."""
 
 from __future__ import annotations
 

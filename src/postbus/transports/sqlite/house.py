@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TypeVar
 
 from ...address import Settings
@@ -17,6 +17,7 @@ from .claiming import Claiming
 from .declaring import Declaring
 from .doorbell import Doorbell
 from .liveness import Liveness, Renewer, Roll
+from .operation import Operation
 from .reading import Present, Reading, who_is_there
 from .rows import lenient
 from .schema import Tables, create, create_workers
@@ -24,7 +25,7 @@ from .settling import Settling
 from .store import connect_main, connect_sidecar, patiently, translated
 from .turnstile import Turnstile
 from .upkeep import Upkeep
-from .writer import Operation, Writer
+from .writer import Writer
 
 __all__ = ["House"]
 
@@ -35,7 +36,7 @@ class House:
     """The open files, the threads that serve them, and the statements that move rows."""
 
     def __init__(
-        self, path: str, tables: Tables, settings: Settings, *, synchronous: str, patience: float, network: bool
+        self, path: Path, tables: Tables, settings: Settings, *, synchronous: str, patience: float, network: bool
     ) -> None:
         self.path = path
         self.patience = patience
@@ -51,7 +52,7 @@ class House:
             self.place = files.Place(path)
             self.place.remember()
             sidecar = self._open_sidecar(undo)
-            turnstile = Turnstile(path + "-turn")
+            turnstile = Turnstile(beside(path, "-turn"))
             undo.callback(turnstile.close)
             self._build(main, sidecar, turnstile, settings)
             undo.pop_all()
@@ -59,7 +60,7 @@ class House:
 
     def _open_sidecar(self, undo: ExitStack) -> sqlite3.Connection:
         boot = files.boot().replace("-", "")[:12] or "now"
-        self._sidecar_place = files.Place(f"{self.path}-workers-{boot}")
+        self._sidecar_place = files.Place(beside(self.path, f"-workers-{boot}"))
         files.forget_other_boots(self.path, self._sidecar_place.path)
         sidecar: sqlite3.Connection = patiently(
             lambda: _opened_sidecar(self._sidecar_place.path, self._tables), self.path, self.patience
@@ -87,7 +88,7 @@ class House:
         self.claiming = Claiming(tables, main, self.liveness, clock.time)
         self.declaring = Declaring(tables, self.writer.routing, self.settling)
         self.burial = Burial(tables, self.settling)
-        self._upkeep = Upkeep(tables, clock, self.declaring, self.path, settings.retain)
+        self._upkeep = Upkeep(tables, clock, self.declaring, beside(self.path, "-wal"), settings.retain)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="postbus-sqlite-reader")
         self._reading: Reading | None = None
         self._roll_call: sqlite3.Connection | None = None
@@ -126,7 +127,7 @@ class House:
             Closed: when the transport is.
         """
         if self._closed:
-            raise Closed(f"the transport of {os.path.basename(self.path)} is closed")
+            raise Closed(f"the transport of {self.path.name} is closed")
         return self._reader
 
     def _connect_reading(self) -> sqlite3.Connection:
@@ -189,15 +190,19 @@ class House:
             connection.close()
 
 
-def _refuse_folder(path: str) -> None:
-    folder = os.path.dirname(path)
-    if not os.path.isdir(folder):
-        raise ConfigError(f"{path} cannot be opened: the directory {folder} does not exist; create it")
-    if os.path.isdir(path):
-        raise ConfigError(f"{path} is a directory: expected a file, such as {os.path.join(path, 'events.db')}")
+def beside(path: Path, suffix: str) -> Path:
+    """The file of the same name with something behind it."""
+    return path.with_name(path.name + suffix)
 
 
-def _opened(path: str, tables: Tables, synchronous: str) -> tuple[sqlite3.Connection, bytes]:
+def _refuse_folder(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path} cannot be opened: the directory {path.parent} does not exist; create it")
+    if path.is_dir():
+        raise ConfigError(f"{path} is a directory: expected a file, such as {path / 'events.db'}")
+
+
+def _opened(path: Path, tables: Tables, synchronous: str) -> tuple[sqlite3.Connection, bytes]:
     connection = connect_main(path, synchronous=synchronous)
     try:
         return connection, create(connection, tables)
@@ -206,7 +211,7 @@ def _opened(path: str, tables: Tables, synchronous: str) -> tuple[sqlite3.Connec
         raise
 
 
-def _opened_sidecar(path: str, tables: Tables) -> sqlite3.Connection:
+def _opened_sidecar(path: Path, tables: Tables) -> sqlite3.Connection:
     connection = connect_sidecar(path)
     try:
         create_workers(connection, tables)

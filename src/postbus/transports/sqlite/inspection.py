@@ -13,9 +13,9 @@ from ...delivery import DeadLetter
 from ...event import valid_name
 from ...transport import DeadQuery, EventQuery, StoredEvent, SubscriptionInfo, SubscriptionStats, WorkerInfo
 from .house import House
+from .operation import Operation
 from .reading import Reading
 from .store import Transaction
-from .writer import Operation
 
 __all__ = ["Inspection"]
 
@@ -84,12 +84,12 @@ class Inspection:
     async def pause(self, subscription: str) -> None:
         """Refuse claims."""
         house = self._open_house()
-        await self._change(lambda transaction: house.declaring.pause(transaction, subscription, True))
+        await self._change(lambda transaction: house.declaring.pause(transaction, subscription, paused=True))
 
     async def resume(self, subscription: str) -> None:
         """Allow claims."""
         house = self._open_house()
-        await self._change(lambda transaction: house.declaring.pause(transaction, subscription, False))
+        await self._change(lambda transaction: house.declaring.pause(transaction, subscription, paused=False))
 
     async def rename(self, subscription: str, to: str) -> None:
         """Give the subscription a new name."""

@@ -1,8 +1,8 @@
 """Who is alive: one row for each worker in a sidecar file, and what becomes of the leases of those who are not.
 
 The main file has one write lock, which a user's transaction may hold for long; leases renewed there would all be lost
-with it.  So a lease in the main file says only whose it is, and lives while its owner does.  Nothing in the sidecar file
-outlives a boot of the machine, whose monotonic clock it is reckoned by; a sweep holds both locks, so that an owner
+with it.  So a lease in the main file says only whose it is, and lives while its owner does.  Nothing in the sidecar
+file outlives a boot of the machine, whose monotonic clock it is reckoned by; a sweep holds both locks, so that an owner
 who comes back late either finds its leases as they were, or knows that they are gone.
 """
 
@@ -108,7 +108,7 @@ class Liveness:
             return
         if not self._sidecar.in_transaction:
             self._sidecar.execute("BEGIN IMMEDIATE")
-            transaction.ended.append(self._swept)
+            transaction.ended.append(lambda: self._swept(committed=transaction.committed))
         for owner in self._dead(transaction.execute(self._roll.owners).fetchall(), now):
             transaction.rung.update(row[0] for row in transaction.execute(self._roll.leases_of, (owner,)).fetchall())
             transaction.execute(self._roll.suspect, (owner,))
@@ -128,7 +128,7 @@ class Liveness:
         # Jittered, so that many processes do not look at once.
         self._sweep_at = now + self.lease / 4 * random.uniform(0.75, 1.0)
 
-    def _swept(self, committed: bool) -> None:
+    def _swept(self, *, committed: bool) -> None:
         """The main transaction has ended: only now may late owners look whether they have lost something."""
         now = self._clock.monotonic()
         if committed:
@@ -148,7 +148,7 @@ class Renewer:
         *,
         main: Callable[[], sqlite3.Connection],
         sidecar: Callable[[], sqlite3.Connection],
-        places: Collection[Place],
+        places: Sequence[Place],
         check: Callable[[], None],
         patience: float,
     ) -> None:
@@ -162,7 +162,7 @@ class Renewer:
         self._patience = patience
         self._lease: float | None = None
         self._sidecar: sqlite3.Connection | None = None
-        self._path = next(iter(places)).path
+        self._path = places[0].path
 
     def renew(self, deliveries: Sequence[Delivery], lease: float) -> Collection[Delivery]:
         """Extend these leases; return those that are lost."""

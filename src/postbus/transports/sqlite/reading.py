@@ -22,6 +22,7 @@ __all__ = ["Present", "Reading", "who_is_there"]
 
 # Rows read at once while looking for those that match what SQL cannot say.
 _CHUNK = 500
+_EVENT_COLUMNS = ", ".join(f"e.{column}" for column in COLUMNS.split(", "))
 
 _Condition = tuple[str, tuple[Any, ...]]
 
@@ -31,6 +32,26 @@ class Present(NamedTuple):
 
     owners: set[str]
     workers: list[WorkerInfo]
+
+
+class _Search:
+    """What is looked for: `select` with its order, conditions, and how to go on behind a row's first column."""
+
+    def __init__(self, select: str, conditions: list[_Condition], behind: str) -> None:
+        self.select = select
+        self.conditions = conditions
+        self.behind = behind
+        self.matches: Callable[[Sequence[Any]], bool] | None = None
+
+    def named(self, name: str | None, column: str, place: int) -> None:
+        """Only events of this name, or of a pattern, which SQL cannot say."""
+        if name is None:
+            return
+        if not is_pattern(name):
+            self.conditions.append((f"{column} = ?", (name,)))
+            return
+        pattern = Pattern(name)
+        self.matches = lambda row: isinstance(row[place], str) and pattern.matches(row[place])
 
 
 class Reading:
@@ -47,10 +68,15 @@ class Reading:
 
     def subscriptions(self) -> list[SubscriptionInfo]:
         """Every subscription, by name."""
-        rows = self._all("SELECT public, spec, paused, declared_at FROM {subscription} WHERE name IS NOT NULL ORDER BY name")
+        rows = self._all(
+            "SELECT public, spec, paused, declared_at FROM {subscription} WHERE name IS NOT NULL ORDER BY name"
+        )
         return [
             SubscriptionInfo(
-                id=str(UUID(bytes=public)), spec=unpack_spec(spec), paused=bool(paused), declared_at=_moment(declared_at)
+                id=str(UUID(bytes=public)),
+                spec=unpack_spec(spec),
+                paused=bool(paused),
+                declared_at=_moment(declared_at),
             )
             for public, spec, paused, declared_at in rows
         ]
@@ -140,8 +166,9 @@ class Reading:
             conditions.append(
                 ("json_valid(headers) AND json_extract(headers, '$.correlationid') = ?", (query.correlation_id,))
             )
-        matches = _named(query.name, conditions)
-        rows = self._pages("SELECT seq, " + COLUMNS + " FROM {event}", conditions, "seq", "DESC", "seq < ?", limit, matches)
+        search = _Search("SELECT seq, {columns} FROM {event} {where} ORDER BY seq DESC LIMIT ?", conditions, "seq < ?")
+        search.named(query.name, "name", 2)
+        rows = self._pages(search, limit)
         states = self._states([row[0] for row in rows], owners)
         return [StoredEvent(envelope=salvaged(row[1:]), cursor=str(row[0]), states=states[row[0]]) for row in rows]
 
@@ -159,13 +186,16 @@ class Reading:
             ("waiting", "'waiting'"),
             ("dead", "'dead'"),
         ):
+            look = self._tables("SELECT seq, subscription, {state} FROM {table} WHERE ", table, state=state)
             for condition, values in matching(growing):
-                rows = self._all(f"SELECT seq, subscription, {state} FROM {{{table}}} WHERE " + condition, values)
+                rows = self._connection.execute(look + condition, values).fetchall()
                 for seq, id_, found in rows:
                     if id_ in names:
                         alive = "running" if found in owners else "ready"
                         states[seq][names[id_]] = alive if table == "lease" else found
-        spans = self._all("SELECT subscription, first, last FROM {ready} WHERE first <= ? AND last >= ?", (growing[-1], growing[0]))
+        spans = self._all(
+            "SELECT subscription, first, last FROM {ready} WHERE first <= ? AND last >= ?", (growing[-1], growing[0])
+        )
         for id_, first, last in spans:
             for seq in growing:
                 if first <= seq <= last and id_ in names:
@@ -183,19 +213,15 @@ class Reading:
         conditions = self._dead_conditions(subscription, query)
         if after is not None:
             conditions.append(("d.id > ?", (after.bytes,)))
-        matches = _named(query.name, conditions, column=7)
-        rows = self._pages(
-            "SELECT d.id, s.name, d.attempts, d.reason, d.error, d.message, d.traceback, d.buried_at, "
-            + ", ".join(f"e.{column}" for column in COLUMNS.split(", "))
-            + " FROM {dead} d JOIN {event} e ON e.seq = d.seq JOIN {subscription} s ON s.id = d.subscription",
+        search = _Search(
+            "SELECT d.id, s.name, attempts, reason, error, message, traceback, buried_at, {event_columns} "
+            "FROM {dead} d JOIN {event} e ON e.seq = d.seq JOIN {subscription} s ON s.id = d.subscription "
+            "{where} ORDER BY d.id LIMIT ?",
             conditions,
-            "d.id",
-            "ASC",
             "d.id > ?",
-            limit,
-            matches,
         )
-        return [_letter(row) for row in rows]
+        search.named(query.name, "e.name", 9)
+        return [_letter(row) for row in self._pages(search, limit)]
 
     def _dead_conditions(self, subscription: str | None, query: DeadQuery) -> list[_Condition]:
         conditions: list[_Condition] = [("s.name IS NOT NULL", ())]
@@ -213,8 +239,8 @@ class Reading:
         if query.error is not None:
             conditions.append(
                 (
-                    "(instr(lower(coalesce(d.error, '')), lower(?)) OR instr(lower(coalesce(d.message, '')), lower(?)))",
-                    (query.error, query.error),
+                    "instr(lower(coalesce(d.error, '') || char(10) || coalesce(d.message, '')), lower(?))",
+                    (query.error,),
                 )
             )
         if query.reason is not None:
@@ -225,29 +251,21 @@ class Reading:
 
     # -- pages
 
-    def _pages(
-        self,
-        select: str,
-        conditions: Sequence[_Condition],
-        cursor: str,
-        direction: str,
-        behind: str,
-        limit: int,
-        matches: Callable[[Sequence[Any]], bool] | None,
-    ) -> list[tuple[Any, ...]]:
-        """Rows that match, read in chunks, so that no read transaction is long."""
+    def _pages(self, search: _Search, limit: int) -> list[tuple[Any, ...]]:
+        """Rows that match, read in chunks where SQL cannot say which, so that no read transaction is long."""
         found: list[tuple[Any, ...]] = []
-        last: Any = None
+        behind: list[_Condition] = []
         while len(found) < limit:
-            count = limit - len(found) if matches is None else _CHUNK
-            where = [*conditions, *([] if last is None else [(behind, (last,))])]
-            sql = select + (" WHERE " + " AND ".join(text for text, _ in where) if where else "")
-            values = [value for _, some in where for value in some]
-            rows = self._all(f"{sql} ORDER BY {cursor} {direction} LIMIT ?", (*values, count))
-            found += rows if matches is None else [row for row in rows if matches(row)]
+            count = limit - len(found) if search.matches is None else _CHUNK
+            conditions = search.conditions + behind
+            where = "WHERE " + " AND ".join(text for text, _ in conditions) if conditions else ""
+            values = [value for _, some in conditions for value in some]
+            sql = self._tables(search.select, where=where, columns=COLUMNS, event_columns=_EVENT_COLUMNS)
+            rows = self._connection.execute(sql, (*values, count)).fetchall()
+            found += rows if search.matches is None else filter(search.matches, rows)
             if len(rows) < count:
                 break
-            last = rows[-1][0]
+            behind = [(search.behind, (rows[-1][0],))]
         return found[:limit]
 
     def _all(self, sql: str, values: Any = ()) -> list[tuple[Any, ...]]:
@@ -259,20 +277,6 @@ def who_is_there(roll: Roll, sidecar: sqlite3.Connection, now: float) -> Present
     rows = sidecar.execute(roll.alive, (now,)).fetchall()
     workers = sorted((info for _, raw in rows if (info := info_of(raw)) is not None), key=lambda info: info.owner)
     return Present({owner for owner, _ in rows}, workers)
-
-
-def _named(
-    name: str | None, conditions: list[_Condition], column: int = 1
-) -> Callable[[Sequence[Any]], bool] | None:
-    """Narrow by a name in SQL; return what tests a pattern, which SQL cannot say."""
-    if name is None:
-        return None
-    if not is_pattern(name):
-        conditions.append(("name = ?" if column == 1 else "e.name = ?", (name,)))
-        return None
-    pattern = Pattern(name)
-    place = column + 2 if column == 7 else 2
-    return lambda row: isinstance(row[place], str) and pattern.matches(row[place])
 
 
 def _letter(row: Sequence[Any]) -> DeadLetter:

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Collection, Sequence, Set
+from pathlib import Path
 from typing import Any
 
 from ...address import Settings
@@ -36,14 +37,14 @@ from ...transport import (
 from .appending import Appending
 from .house import House
 from .inspection import Inspection
+from .operation import Operation
 from .schema import Tables
 from .store import CommitLost, Full, Transaction
 from .within import Within
-from .writer import Operation
 
 __all__ = ["SqliteTransport"]
 
-# Of the publish timeout: what an append may wait for the lock, so that its answer is definite before the caller gives up.
+# Of the publish timeout: what an append waits for the lock, so that its answer is definite before the caller gives up.
 _SHARE = 0.9
 
 _RELEASE = Release()
@@ -55,7 +56,7 @@ _UNSTORABLE = (OverflowError, ValueError, sqlite3.ProgrammingError, sqlite3.Inte
 class SqliteTransport(Inspection):
     """One file; in each process one connection that writes, and beside the file another one for who is alive."""
 
-    def __init__(self, path: str, settings: Settings, *, synchronous: str, patience: float, network: bool) -> None:
+    def __init__(self, path: Path, settings: Settings, *, synchronous: str, patience: float, network: bool) -> None:
         self._path = path
         self._settings = settings
         self._synchronous = synchronous
@@ -105,7 +106,7 @@ class SqliteTransport(Inspection):
     def _check_process(self) -> None:
         if self._pid != os.getpid():
             raise ForkError(
-                f"this transport was opened by process {self._pid}, before a fork, and is used in process {os.getpid()}: "
+                f"this transport belongs to process {self._pid}, and is used in process {os.getpid()} after a fork: "
                 f"open a bus of its own in each process"
             )
 
@@ -114,7 +115,7 @@ class SqliteTransport(Inspection):
         if self._pid != os.getpid():
             self._check_process()
         if house is None:
-            raise Closed(f"the transport of {os.path.basename(self._path)} is not open")
+            raise Closed(f"the transport of {self._path.name} is not open")
         return house
 
     # -- the road
@@ -163,17 +164,13 @@ class SqliteTransport(Inspection):
         """The doorbell."""
         return await self._open_house().doorbell.wait(subscriptions, timeout)
 
-    async def claim(
-        self, subscription: str, *, owner: str, limit: int, lease: float, alone: bool = False
-    ) -> Claimed:
+    async def claim(self, subscription: str, *, owner: str, limit: int, lease: float, alone: bool = False) -> Claimed:
         """Lease deliveries; where there is nothing, without the write lock."""
         house = self._open_house()
 
         def act(transaction: Transaction) -> Claimed:
             house.liveness.sweep(transaction, at_once=house.liveness.ended(owner))
-            return house.claiming.claim(
-                transaction, subscription, owner=owner, limit=limit, lease=lease, alone=alone
-            )
+            return house.claiming.claim(transaction, subscription, owner=owner, limit=limit, lease=lease, alone=alone)
 
         operation = Operation(
             act,

@@ -1,4 +1,4 @@
-"""An event row becomes an envelope, and back.  Rows may have been written by anybody: what no envelope could be is told."""
+"""An event row becomes an envelope, and back.  Anybody may have written rows: what is no envelope is told apart."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def envelope_of(row: Sequence[Any]) -> Envelope:
         except (msgspec.MsgspecError, TypeError, ValueError) as error:
             raise Malformed(f"undecodable: the headers are no object of text: {error}") from error
     wrong = ", ".join(
-        f"{column} is {_shown(value)}" for column, value in zip(COLUMNS.split(", "), row, strict=True) if column != "body"
+        f"{column} is {_shown(value)}"
+        for column, value in zip(COLUMNS.split(", "), row, strict=True)
+        if column != "body"
     )
     raise Malformed(f"undecodable: the row is no event: {wrong}, body is {type(body).__name__}"[:500])
 

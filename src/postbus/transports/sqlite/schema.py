@@ -91,11 +91,14 @@ class Tables:
     def __init__(self, namespace: str) -> None:
         self.namespace = valid_name(namespace, "namespace")
         if namespace.lower().startswith("sqlite"):
-            raise ConfigError(f"the namespace {namespace!r} is SQLite's own: choose one that does not start with 'sqlite'")
+            raise ConfigError(
+                f"the namespace {namespace!r} is SQLite's own: choose one that does not start with 'sqlite'"
+            )
         self._names = {name: f'"{namespace}_{name}"' for name in _NAMES}
 
-    def __call__(self, sql: str) -> str:
-        return sql.format_map(self._names)
+    def __call__(self, sql: str, table: str = "meta", **more: str) -> str:
+        """Put the names in; `{table}` is the one given, and `more` are other words of ours."""
+        return sql.format(**self._names, table=self._names[table], **more)
 
 
 def create(connection: sqlite3.Connection, tables: Tables) -> bytes:
@@ -130,7 +133,9 @@ def create_workers(connection: sqlite3.Connection, tables: Tables) -> None:
 
 
 def _identity(connection: sqlite3.Connection, tables: Tables) -> bytes | None:
-    known = connection.execute("SELECT 1 FROM sqlite_master WHERE lower(name) = lower(?)", (f"{tables.namespace}_meta",))
+    known = connection.execute(
+        "SELECT 1 FROM sqlite_master WHERE lower(name) = lower(?)", (f"{tables.namespace}_meta",)
+    )
     if known.fetchone() is None:
         return None
     row = connection.execute(tables("SELECT format, namespace, identity FROM {meta}")).fetchone()

@@ -1,9 +1,9 @@
-"""Outcomes come back: done, later, dead, or handed back; refused where the lease is no longer held under owner and fence."""
+"""Outcomes come back: done, later, dead, or handed back; refused where the lease is no longer held."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...delivery import Ack, Bury, Delivery, Failure, Outcome, Release, Requeue
 from ...envelope import new_id
@@ -19,8 +19,15 @@ __all__ = ["Settling"]
 
 _SETTLED = Settled()
 
-# What a lease row says beyond whose it is: the attempt, whether it ran alone, and the failure of the one before.
-_Held = tuple[int, int, bytes | None]
+
+class _Held(NamedTuple):
+    """A delivery that is to be settled, and what its lease says: the attempt, whether alone, the failure before."""
+
+    delivery: Delivery
+    outcome: Outcome
+    attempt: int
+    alone: int
+    failure: bytes | None
 
 
 class Settling:
@@ -38,7 +45,9 @@ class Settling:
             tables("INSERT OR REPLACE INTO {later} (subscription, due, seq, scheduled, attempt, failure, suspect)"), 7
         )
         self._ready = tables("INSERT OR REPLACE INTO {ready} (subscription, first, last) VALUES (?, ?, ?)")
-        self._suspect = tables("INSERT OR REPLACE INTO {suspect} (subscription, seq, attempt, failure) VALUES (?, ?, ?, ?)")
+        self._suspect = tables(
+            "INSERT OR REPLACE INTO {suspect} (subscription, seq, attempt, failure) VALUES (?, ?, ?, ?)"
+        )
         self._dead = tables(
             "INSERT INTO {dead} (id, subscription, seq, attempts, reason, error, message, traceback, "
             "buried_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -67,46 +76,44 @@ class Settling:
         for (subscription, fence, owner), places in groups.items():
             seqs = [settlements[place][0].receipt[1] for place in places]
             rows = transaction.execute(self._leases, (subscription, min(seqs), max(seqs), fence, owner)).fetchall()
-            held: dict[int, _Held] = {row[0]: row[1:] for row in rows}
-            mine: list[tuple[Delivery, Outcome, _Held]] = []
+            leases = {row[0]: row[1:] for row in rows}
+            mine: list[_Held] = []
             for place, seq in zip(places, seqs, strict=True):
-                lease = held.pop(seq, None)
+                lease = leases.pop(seq, None)
                 if lease is None:
                     results[place] = _lost(settlements[place][0])
                 else:
-                    mine.append((*settlements[place], lease))
+                    mine.append(_Held(*settlements[place], *lease))
             if mine:
                 self._settle_held(transaction, subscription, mine)
         return results
 
-    def _settle_held(
-        self, transaction: Transaction, subscription: int, mine: Sequence[tuple[Delivery, Outcome, _Held]]
-    ) -> None:
+    def _settle_held(self, transaction: Transaction, subscription: int, mine: Sequence[_Held]) -> None:
         """Outcomes of one claim's deliveries, all of them still held."""
         place = transaction.routing.by_id.get(subscription)
         ordered = place is not None and place.spec.ordered
         done: list[int] = []
         later: list[Any] = []
-        for delivery, outcome, (attempt, alone, failure) in mine:
-            seq = delivery.receipt[1]
-            match outcome:
+        for held in mine:
+            seq = held.delivery.receipt[1]
+            match held.outcome:
                 case Ack():
                     done.append(seq)
                     if ordered:
-                        self.free_key(transaction, subscription, delivery.envelope.topic, delivery.envelope.key)
-                case Requeue(after, new, suspect):
-                    spent = 0 if new is None else 1
-                    carried = failure if new is None else packed(new)
-                    later += (subscription, transaction.now + after, seq, 0, attempt + spent, carried, suspect)
+                        envelope = held.delivery.envelope
+                        self.free_key(transaction, subscription, envelope.topic, envelope.key)
+                case Requeue(after, failure, suspect):
+                    attempt = held.attempt + (failure is not None)
+                    carried = packed(failure) or held.failure
+                    later += (subscription, transaction.now + after, seq, 0, attempt, carried, suspect)
                 case Release():
-                    self._hand_back(transaction, subscription, seq, attempt, bool(alone), failure)
-                case Bury(reason, new):
-                    spent = attempt - 1 if new is None else attempt
-                    self._bury(transaction, place, delivery, spent, reason, new or failure_of(failure))
-        for condition, values in matching(sorted(delivery.receipt[1] for delivery, _, _ in mine)):
+                    self._hand_back(transaction, subscription, held)
+                case Bury(reason, failure):
+                    self._bury(transaction, place, held, reason, failure)
+        for condition, values in matching(sorted(held.delivery.receipt[1] for held in mine)):
             transaction.execute(self._unlease + condition, (subscription, *values))
-        self._later(transaction.execute, later)
         if later:
+            self._later(transaction.execute, later)
             transaction.rung.add(subscription)
         self.finish(transaction, sorted(done))
 
@@ -143,35 +150,31 @@ class Settling:
             transaction.execute(self._ready, (subscription, seq, seq))
         transaction.rung.add(subscription)
 
-    def _hand_back(
-        self, transaction: Transaction, subscription: int, seq: int, attempt: int, alone: bool, failure: bytes | None
-    ) -> None:
+    def _hand_back(self, transaction: Transaction, subscription: int, held: _Held) -> None:
         """As if it had not been claimed: to where it came from, and due now."""
-        if alone:
-            transaction.execute(self._suspect, (subscription, seq, attempt, failure))
-        elif attempt == 1 and failure is None:
+        seq = held.delivery.receipt[1]
+        if held.alone:
+            transaction.execute(self._suspect, (subscription, seq, held.attempt, held.failure))
+        elif held.attempt == 1 and held.failure is None:
             transaction.execute(self._ready, (subscription, seq, seq))
         else:
-            self._later(transaction.execute, (subscription, 0.0, seq, 0, attempt, failure, 0))
+            self._later(transaction.execute, (subscription, 0.0, seq, 0, held.attempt, held.failure, 0))
         transaction.rung.add(subscription)
 
     def _bury(
-        self,
-        transaction: Transaction,
-        place: Place | None,
-        delivery: Delivery,
-        spent: int,
-        reason: str,
-        failure: Failure | None,
+        self, transaction: Transaction, place: Place | None, held: _Held, reason: str, failure: Failure | None
     ) -> None:
-        subscription, seq = delivery.receipt
+        """To the dead, with the last failure there was; its key goes on, or waits for it."""
+        subscription, seq = held.delivery.receipt
         id_ = new_id()
-        parts = (None, None, None) if failure is None else (failure.error, failure.message, failure.traceback)
-        values = [_storable(text) for text in (reason, *parts)]
-        transaction.execute(self._dead, (id_, subscription, seq, spent, *values, transaction.now))
-        if place is None or not place.spec.ordered or delivery.envelope.key is None:
+        spent = held.attempt - (failure is None)
+        last = failure or failure_of(held.failure)
+        parts = (None, None, None) if last is None else (last.error, last.message, last.traceback)
+        texts = [_storable(text) for text in (reason, *parts)]
+        transaction.execute(self._dead, (id_, subscription, seq, spent, *texts, transaction.now))
+        topic, key = held.delivery.envelope.topic, held.delivery.envelope.key
+        if place is None or not place.spec.ordered or key is None:
             return
-        topic, key = delivery.envelope.topic, delivery.envelope.key
         if place.spec.on_bury == "park":
             transaction.execute(self._park, (subscription, topic, key, id_))
         else:
@@ -184,5 +187,5 @@ def _storable(text: str | None) -> str | None:
 
 def _lost(delivery: Delivery) -> LeaseLost:
     return LeaseLost(
-        f"event {delivery.envelope.id} is no longer leased to this worker for {delivery.subscription!r}: its lease ended"
+        f"event {delivery.envelope.id} is no longer leased for {delivery.subscription!r} to {delivery.owner!r}"
     )

@@ -1,5 +1,7 @@
-"""Many rows in few statements.  Each statement lets go of the interpreter, and a busy thread may keep it for
-milliseconds before it comes back: a transaction of three hundred small statements would hold the write lock for seconds.
+"""Many rows in few statements.
+
+Each statement lets go of the interpreter, and a busy thread may keep it for milliseconds before it comes back: a
+transaction of three hundred small statements would hold the write lock for a second.
 """
 
 from __future__ import annotations

@@ -7,8 +7,10 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 from weakref import WeakSet
 
@@ -30,8 +32,6 @@ __all__ = [
 
 T = TypeVar("T")
 
-_PRIMARY = 0xFF  # the low byte of an extended result code
-
 
 class Busy(TransportError):
     """The request did not start in time, because another connection held the write lock."""
@@ -45,6 +45,24 @@ class CommitLost(TransportError):
     """The commit itself failed: it may hold after a restart, or not."""
 
 
+# What the codes of SQLite's errors mean to a caller, where its own text says too little.
+_MEANING: Mapping[int, tuple[type[PostbusError], str]] = MappingProxyType(
+    {
+        sqlite3.SQLITE_BUSY: (Busy, "it is busy, another connection holds the write lock"),
+        sqlite3.SQLITE_LOCKED: (Busy, "it is busy, another connection holds the write lock"),
+        sqlite3.SQLITE_FULL: (Full, "the disk is full; free some space"),
+        sqlite3.SQLITE_CANTOPEN: (
+            TransportError,
+            "it cannot be opened; may this user read and write in its directory?",
+        ),
+        sqlite3.SQLITE_READONLY: (TransportError, "this user may not write it"),
+        sqlite3.SQLITE_NOTADB: (ConfigError, "it is no SQLite database; choose another path"),
+    }
+)
+
+_PRIMARY = 0xFF  # the low byte of an extended result code
+
+
 @dataclass(slots=True)
 class Transaction:
     """An open write transaction, and the numbers it gives out.
@@ -55,7 +73,8 @@ class Transaction:
         now: the wall clock when it began, for due times.
         routing: which subscription takes what, as of this transaction.
         rung: subscriptions that got work.
-        ended: called when it has ended, with whether it was committed.
+        ended: called when it has ended.
+        committed: whether it was committed, once it has ended.
     """
 
     execute: Execute
@@ -65,7 +84,8 @@ class Transaction:
     now: float
     routing: Routing
     rung: set[int]
-    ended: list[Callable[[bool], None]]
+    ended: list[Callable[[], None]]
+    committed: bool = False
 
 
 class Connection(sqlite3.Connection):
@@ -85,7 +105,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_keep_in_child)
 
 
-def connect_main(path: str, *, synchronous: str, reading: bool = False) -> sqlite3.Connection:
+def connect_main(path: Path, *, synchronous: str, reading: bool = False) -> sqlite3.Connection:
     """Open the main file.  A busy database is waited for by whoever calls, who knows for how long.
 
     Raises:
@@ -98,9 +118,7 @@ def connect_main(path: str, *, synchronous: str, reading: bool = False) -> sqlit
         if reading:
             connection.execute("PRAGMA query_only = ON")
             return connection
-        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
-            raise ConfigError(f"{path} cannot use a write-ahead log (it stays in {mode!r} mode): use a local disk")
+        _use_log(connection, path)
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute("PRAGMA cache_size = -16000")
         connection.execute("PRAGMA temp_store = MEMORY")
@@ -110,7 +128,7 @@ def connect_main(path: str, *, synchronous: str, reading: bool = False) -> sqlit
     return connection
 
 
-def connect_sidecar(path: str) -> sqlite3.Connection:
+def connect_sidecar(path: Path) -> sqlite3.Connection:
     """Open the sidecar file.  Nothing in it outlives the boot, so nothing in it is forced to disk."""
     connection = _connect(path, 5.0)
     try:
@@ -122,7 +140,13 @@ def connect_sidecar(path: str) -> sqlite3.Connection:
     return connection
 
 
-def _connect(path: str, timeout: float) -> sqlite3.Connection:
+def _use_log(connection: sqlite3.Connection, path: Path) -> None:
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise ConfigError(f"{path} cannot use a write-ahead log (it stays in {mode!r} mode): use a local disk")
+
+
+def _connect(path: Path, timeout: float) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path,
         timeout=timeout,
@@ -140,7 +164,7 @@ def is_busy(error: sqlite3.Error) -> bool:
     return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def patiently(act: Callable[[], T], path: str, patience: float) -> T:
+def patiently(act: Callable[[], T], path: Path, patience: float) -> T:
     """Do `act`, again while the database is busy.
 
     Raises:
@@ -156,26 +180,15 @@ def patiently(act: Callable[[], T], path: str, patience: float) -> T:
         time.sleep(random.uniform(0.0005, 0.005))
 
 
-def translated(error: BaseException, path: str) -> PostbusError:
+def translated(error: BaseException, path: Path) -> PostbusError:
     """What an error of SQLite's means to a caller; an error of ours stays as it is."""
     if isinstance(error, PostbusError):
         return error
-    name = os.path.basename(path)
+    name = path.name
     if not isinstance(error, sqlite3.Error):
         return TransportError(f"{name}: {type(error).__name__}: {error}")
-    match _code(error):
-        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return Busy(f"{name} is busy: another connection holds the write lock")
-        case sqlite3.SQLITE_FULL:
-            return Full(f"{name} cannot grow: the disk is full; free some space")
-        case sqlite3.SQLITE_CANTOPEN:
-            return TransportError(f"{path} cannot be opened: does its directory exist, and may this user write there?")
-        case sqlite3.SQLITE_READONLY:
-            return TransportError(f"{path} cannot be written by this user")
-        case sqlite3.SQLITE_NOTADB:
-            return ConfigError(f"{path} is no SQLite database")
-        case _:
-            return TransportError(f"{name}: {error}")
+    kind, text = _MEANING.get(_code(error), (TransportError, str(error)))
+    return kind(f"{name}: {text}")
 
 
 def _code(error: sqlite3.Error) -> int:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows: no fairness, and nothing else lost
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["Turnstile"]
 
@@ -24,12 +24,15 @@ _PATIENCE = 0.05
 class Turnstile:
     """A lock on a file of its own, held from the first attempt at the write lock until it is had."""
 
-    def __init__(self, path: str) -> None:
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+    def __init__(self, path: Path) -> None:
+        self._file = -1
+        if sys.platform != "win32":
+            with suppress(OSError):  # a file of another user's that may not be read: no fairness, and nothing else lost
+                self._file = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
     def enter(self) -> bool:
         """Stand in the door, or give up after a while: whoever is in it may be stopped."""
-        if fcntl is None:
+        if self._file < 0 or sys.platform == "win32":
             return False
         until = 0.0
         while True:
@@ -44,7 +47,7 @@ class Turnstile:
 
     def leave(self) -> None:
         """Let the next one in."""
-        if fcntl is not None:
+        if self._file >= 0 and sys.platform != "win32":
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def close(self) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ...clock import Clock
@@ -33,20 +33,21 @@ _SOON = 0.005
 class Upkeep:
     """What is looked after when there is nothing better to do, and now and then while there is."""
 
-    def __init__(self, tables: Tables, clock: Clock, declaring: Declaring, path: str, retain: float | None) -> None:
+    def __init__(
+        self, tables: Tables, clock: Clock, declaring: Declaring, log_file: Path, retain: float | None
+    ) -> None:
         self._clock = clock
         self._declaring = declaring
-        self._log_path = path + "-wal"
+        self._log_file = log_file
         self._retain = retain
         self._warned_at = float("-inf")
         self._old_seen = tables("SELECT 1 FROM {seen} WHERE bucket < ? LIMIT 1")
         self._forget_seen = tables(
-            f"DELETE FROM {{seen}} WHERE (bucket, id) IN (SELECT bucket, id FROM {{seen}} WHERE bucket < ? LIMIT {_BITE})"
+            "DELETE FROM {seen} WHERE (bucket, id) IN (SELECT bucket, id FROM {seen} WHERE bucket < ? LIMIT ?)"
         )
         self._old_kept = tables("SELECT 1 FROM {event} WHERE pending = 0 AND keep_until < ? LIMIT 1")
         self._forget_kept = tables(
-            "DELETE FROM {event} WHERE seq IN "
-            f"(SELECT seq FROM {{event}} WHERE pending = 0 AND keep_until < ? LIMIT {_BITE})"
+            "DELETE FROM {event} WHERE seq IN (SELECT seq FROM {event} WHERE pending = 0 AND keep_until < ? LIMIT ?)"
         )
 
     def peek(self, connection: sqlite3.Connection) -> bool | None:
@@ -59,15 +60,15 @@ class Upkeep:
 
     def tidy(self, transaction: Transaction) -> bool:
         """Take one bite of everything; there may be more."""
-        transaction.execute(self._forget_seen, (transaction.now // BUCKET - 1,))
-        transaction.execute(self._forget_kept, (transaction.now,))
+        transaction.execute(self._forget_seen, (transaction.now // BUCKET - 1, _BITE))
+        transaction.execute(self._forget_kept, (transaction.now, _BITE))
         retiring = self._declaring.retiring(transaction.execute)
         if retiring is not None:
             self._declaring.bite(transaction, retiring)
         return True
 
     def look(self, tidy: Callable[[], bool], fold: Callable[[], Any], quiet_since: float) -> float | None:
-        """Do what is to be done; return after how many seconds to look again, None when not before something changed."""
+        """Do what is to be done; return when to look again, in seconds, or None: not before something changed."""
         if tidy():
             return _SOON
         quiet = time.monotonic() - quiet_since
@@ -83,7 +84,7 @@ class Upkeep:
 
     def _log_size(self) -> int:
         try:
-            return os.stat(self._log_path).st_size
+            return self._log_file.stat().st_size
         except OSError:
             return 0
 
@@ -93,5 +94,5 @@ class Upkeep:
             self._warned_at = now
             log.warning(
                 "%s has grown to %d MB, because another connection reads for long: end its transaction",
-                self._log_path, size // 1024 // 1024,
+                self._log_file, size // 1024 // 1024,
             )  # fmt: skip

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from collections.abc import Sequence, Set
+from pathlib import Path
 from typing import Any
 
 from ...clock import Clock
@@ -23,8 +23,8 @@ __all__ = ["Within"]
 class Within:
     """The statements of an append on a connection that is not ours."""
 
-    def __init__(self, path: str, tables: Tables, appending: Appending, clock: Clock) -> None:
-        self._name = os.path.basename(path)
+    def __init__(self, path: Path, tables: Tables, appending: Appending, clock: Clock) -> None:
+        self._name = path.name
         self._appending = appending
         self._clock = clock
         self._routing = RoutingCache(tables)
@@ -56,13 +56,14 @@ class Within:
                     cursor.execute("RELEASE postbus_append")
                 raise
             cursor.execute("RELEASE postbus_append")
-            return results
         except sqlite3.Error as error:
             return self._refused(error, items)
         except ConfigError:
             if opened and connection.in_transaction:
                 connection.rollback()
             raise
+        else:
+            return results
         finally:
             cursor.close()
 

@@ -1,31 +1,31 @@
-"""The one connection of this process that writes: whatever waits for it is done in one transaction, and answered together.
+"""The one connection of this process that writes: whatever waits for it is done in one transaction.
 
-A caller with a thread of its own does its work on it, if nobody else is at it; a coroutine's work is done by the writer's
-thread.  When anything in a shared transaction fails, it is rolled back and each piece is done alone, so that one bad
-neighbour changes nothing for the others.
+A caller with a thread of its own does its work on it, if nobody else is at it; a coroutine's work is done by the
+writer's thread.  When anything in a shared transaction fails, it is rolled back and each piece is done alone, so that
+one bad neighbour changes nothing for the others.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import queue
 import random
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from ...clock import Clock
 from ...errors import Closed, PostbusError, TransportBroken, TransportError
 from .files import Place
+from .operation import Operation, resolve
 from .routing import RoutingCache
 from .schema import Tables
 from .store import Busy, CommitLost, Transaction, is_busy, translated
 from .turnstile import Turnstile
 
-__all__ = ["Operation", "Writer"]
+__all__ = ["Writer"]
 
 T = TypeVar("T")
 
@@ -35,63 +35,6 @@ _TOGETHER = 64
 _IDLE = 0.5
 # The least time between two looks while there is work.
 _BETWEEN = 0.02
-
-
-class Operation(Generic[T]):
-    """One piece of work.
-
-    Attributes:
-        act: does it, in a transaction; may be called again after a rollback.
-        deadline: on the monotonic clock; work that could not start by then is never done.
-        peek: an answer without a transaction, or None when one is needed.
-        orphan: told the answer that nobody waits for any more.
-    """
-
-    __slots__ = ("_begun", "act", "deadline", "error", "future", "gate", "loop", "orphan", "peek", "value")
-
-    def __init__(
-        self,
-        act: Callable[[Transaction], T],
-        deadline: float,
-        *,
-        peek: Callable[[sqlite3.Connection], T | None] | None = None,
-        orphan: Callable[[T], None] | None = None,
-    ) -> None:
-        self.act = act
-        self.deadline = deadline
-        self.peek = peek
-        self.orphan = orphan
-        self.value: T | None = None
-        self.error: BaseException | None = None
-        self.future: asyncio.Future[T] | None = None
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self.gate: threading.Lock | None = None
-        self._begun = threading.Lock()
-
-    def begin(self) -> bool:
-        """Whether the work may be done: true once, to the first who asks.  Who gives up asks too."""
-        return self._begun.acquire(blocking=False)
-
-    def result(self) -> T:
-        """The answer, or raise the error."""
-        if self.error is not None:
-            raise self.error
-        return self.value  # type: ignore[return-value]  # None only where T allows it
-
-    def resolve(self) -> None:
-        """Answer the coroutine that waits, on its loop."""
-        future = self.future
-        if future is None or future.done():
-            self.abandon()
-        elif self.error is not None:
-            future.set_exception(self.error)
-        else:
-            future.set_result(self.value)  # type: ignore[arg-type]
-
-    def abandon(self) -> None:
-        """Nobody will take the answer."""
-        if self.orphan is not None and self.error is None:
-            self.orphan(self.value)  # type: ignore[arg-type]
 
 
 class Writer:
@@ -145,7 +88,7 @@ class Writer:
     # -- asking
 
     async def run(self, operation: Operation[T], *, drop: bool = False) -> T:
-        """Have it done by the writer's thread.  With `drop`, a caller who is cancelled takes back what has not begun."""
+        """Have it done by the writer's thread.  With `drop`, who is cancelled takes back what has not begun."""
         self._check()
         operation.loop = loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -284,7 +227,6 @@ class Writer:
                 try:
                     self._execute("BEGIN IMMEDIATE")
                     self._place.check()
-                    return True
                 except sqlite3.Error as error:
                     if not is_busy(error):
                         self._fail(todo, translated(error, self._place.path))
@@ -294,6 +236,8 @@ class Writer:
                     self._broken = error
                     self._fail(todo, error)
                     return False
+                else:
+                    return True
                 if batch is not None:
                     todo.extend(self._gather(batch))
                 if not self._expire(todo):
@@ -333,28 +277,28 @@ class Writer:
 
     def _transact(self, batch: list[Operation[Any]]) -> BaseException | None:
         """Do the batch in the open transaction, and end it; the error that made it roll back."""
-        ended: list[Callable[[bool], None]] = []
-        committing = committed = False
+        transaction: Transaction | None = None
+        committing = False
         try:
             seq, fence, revision = self._execute(self._counters).fetchone()
             routing = self.routing.at(revision, self._execute)
             now = self._clock.time()
-            transaction = Transaction(self._execute, seq, fence, revision, now, routing, set(), ended)
+            transaction = Transaction(self._execute, seq, fence, revision, now, routing, set(), [])
             for operation in batch:
                 operation.value = operation.act(transaction)
             if (transaction.seq, transaction.fence, transaction.revision) != (seq, fence, revision):
                 self._execute(self._count, (transaction.seq, transaction.fence, transaction.revision))
             committing = True
             self._execute("COMMIT")
-            committed = True
+            transaction.committed = True
         except Exception as error:  # noqa: BLE001 - the thread has no caller: whoever asked must hear of it
             self._rollback()
             self.routing.forget()  # it may have read what is now rolled back
             lost = committing and isinstance(error, sqlite3.Error) and not _was_refused(error)
             return CommitLost(f"{self._name}: the commit failed: {error}") if lost else self._meaning(error)
         finally:
-            for end in ended:
-                end(committed)
+            for end in () if transaction is None else transaction.ended:
+                end()
         if self.connection.total_changes != self._changes:
             self._changes = self.connection.total_changes
             self.served_at = time.monotonic()
@@ -388,7 +332,7 @@ class Writer:
                 self._again.append(operation)
         for loop, operations in by_loop.items():
             try:
-                loop.call_soon_threadsafe(_resolve, operations)
+                loop.call_soon_threadsafe(resolve, operations)
             except RuntimeError:  # that loop is closed: its callers are gone
                 for operation in operations:
                     operation.abandon()
@@ -407,17 +351,12 @@ class Writer:
 
     @property
     def _name(self) -> str:
-        return os.path.basename(self._place.path)
+        return self._place.name
 
     def _busy(self) -> Busy:
         return Busy(
-            f"{self._name} is busy: another connection has held the write lock for too long; does a transaction stay open?"
+            f"{self._name} is busy: another connection has held the write lock too long; is a transaction left open?"
         )
-
-
-def _resolve(operations: Sequence[Operation[Any]]) -> None:
-    for operation in operations:
-        operation.resolve()
 
 
 def _was_refused(error: sqlite3.Error) -> bool:
