@@ -45,6 +45,8 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     ("Observing", "postbus.observe", ("Counters", "Published", "Started", "Finished", "Lost")),
     ("CloudEvents", "postbus.cloudevents", ("to_cloudevent", "from_cloudevent", "to_binary", "from_binary")),
+    ("Signing", "postbus.signing", ("Signing",)),
+    ("Testing", "postbus.testing", ("ManualClock",)),
     ("Seams", "postbus", ("Clock", "Codec")),
 )
 # Said elsewhere: errors have a table of their own, and type aliases are read where they are used.
@@ -73,7 +75,9 @@ def _section(heading: str, module: ModuleType, names: tuple[str, ...]) -> str:
 def _entry(name: str, thing: Any) -> str:
     if not isinstance(thing, type):
         return f"### `{name}`\n\n{_signature(name, thing)}\n\n{as_markdown(thing)}"
-    parts = [f"### `{name}`", _made(name, thing), as_markdown(thing), *_members(name, thing)]
+    made = _made(name, thing)
+    how = as_markdown(thing.__init__) if made and "__init__" in vars(thing) and thing.__init__.__doc__ else ""
+    parts = [f"### `{name}`", made, as_markdown(thing), how, *_members(name, thing)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -83,7 +87,7 @@ def _made(name: str, kind: type[Any]) -> str:
         return ""
     if issubclass(kind, msgspec.Struct) or (dataclasses.is_dataclass(kind) and name != "Retry"):
         return ""
-    return _signature(name, kind) if name in ("Bus", "Router", "Retry", "RawEvent") else ""
+    return _signature(name, kind) if name in ("Bus", "Router", "Retry", "RawEvent", "Signing", "ManualClock") else ""
 
 
 def _members(owner: str, kind: type[Any]) -> Iterator[str]:
