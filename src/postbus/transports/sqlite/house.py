@@ -16,6 +16,7 @@ from .burial import Burial
 from .claiming import Claiming
 from .declaring import Declaring
 from .doorbell import Doorbell
+from .effects import Effects
 from .liveness import Liveness, Renewer, Roll
 from .operation import Operation
 from .reading import Present, Reading, who_is_there
@@ -40,6 +41,7 @@ class House:
     ) -> None:
         self.path = path
         self.patience = patience
+        self._synchronous = synchronous
         self._clock = settings.clock
         self._tables = tables
         self._roll = Roll(tables)
@@ -86,6 +88,7 @@ class House:
         )
         self.settling = Settling(tables)
         self.claiming = Claiming(tables, main, self.liveness, clock.time)
+        self.effects = Effects(tables, self.settling, self.place, clock, synchronous=self._synchronous)
         self.declaring = Declaring(tables, self.writer.routing, self.settling)
         self.burial = Burial(tables, self.settling)
         self._upkeep = Upkeep(tables, clock, self.declaring, beside(self.path, "-wal"), settings.retain)

@@ -16,6 +16,7 @@ from ...errors import (
     Closed,
     ConfigError,
     ForkError,
+    LeaseLost,
     PublishFailed,
     PublishUnknown,
     TransportBroken,
@@ -26,6 +27,7 @@ from ...transport import (
     Append,
     Claimed,
     Conflict,
+    Duplicate,
     Outgoing,
     Refused,
     Renewer,
@@ -35,6 +37,7 @@ from ...transport import (
     Unknown,
 )
 from .appending import Appending
+from .effects import end_effects
 from .house import House
 from .inspection import Inspection
 from .operation import Operation
@@ -233,6 +236,27 @@ class SqliteTransport(Inspection):
         """Which of these appended events no savepoint has rolled back."""
         self._open_house()
         return self._enlisted.surviving(connection, ids)
+
+    # -- transactional subscribers
+
+    def connect(self) -> sqlite3.Connection:
+        """A connection for one transactional run."""
+        return self._open_house().effects.connect()
+
+    def try_begin(self, connection: Any) -> bool:
+        """Begin on it, unless somebody else writes."""
+        return self._open_house().effects.try_begin(connection)
+
+    def done_within(self, connection: Any, delivery: Delivery) -> Settle | Duplicate:
+        """Settle and mark inside its transaction."""
+        house = self._open_house()
+        if house.liveness.ended(delivery.owner):
+            return LeaseLost(f"the leases of {delivery.owner!r} have ended")
+        return house.effects.done_within(connection, delivery)
+
+    def end(self, connection: Any, *, commit: bool) -> None:
+        """End its transaction, and close it."""
+        end_effects(connection, self._path, commit=commit)
 
 
 def _answered(error: TransportError, items: Sequence[Outgoing]) -> list[Append]:

@@ -34,6 +34,8 @@ _NAMES = (
     "dead",
     "dead_of",
     "dead_event",
+    "done",
+    "done_when",
     "worker",
 )
 
@@ -76,7 +78,10 @@ CREATE TABLE IF NOT EXISTS {dead} (
     id BLOB PRIMARY KEY, subscription INTEGER NOT NULL, seq INTEGER NOT NULL, attempts INTEGER NOT NULL,
     reason TEXT NOT NULL, error TEXT, message TEXT, traceback TEXT, buried_at REAL NOT NULL);
 CREATE UNIQUE INDEX IF NOT EXISTS {dead_of} ON {dead} (subscription, id);
-CREATE UNIQUE INDEX IF NOT EXISTS {dead_event} ON {dead} (seq, subscription)
+CREATE UNIQUE INDEX IF NOT EXISTS {dead_event} ON {dead} (seq, subscription);
+CREATE TABLE IF NOT EXISTS {done} (
+    subscription BLOB NOT NULL, id BLOB NOT NULL, done_at REAL NOT NULL, PRIMARY KEY (subscription, id)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS {done_when} ON {done} (done_at)
 """
 
 _WORKERS = """

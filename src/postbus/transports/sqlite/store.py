@@ -23,6 +23,7 @@ __all__ = [
     "CommitLost",
     "Full",
     "Transaction",
+    "connect_effects",
     "connect_main",
     "connect_sidecar",
     "is_busy",
@@ -122,6 +123,17 @@ def connect_main(path: Path, *, synchronous: str, reading: bool = False) -> sqli
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute("PRAGMA cache_size = -16000")
         connection.execute("PRAGMA temp_store = MEMORY")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect_effects(path: Path, *, synchronous: str) -> sqlite3.Connection:
+    """Open the main file for a subscriber's own writes: plain, but as durable as ours."""
+    connection = _connect(path, 0.005)
+    try:
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
     except BaseException:
         connection.close()
         raise

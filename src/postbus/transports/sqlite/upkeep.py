@@ -28,6 +28,8 @@ _LOG_LIMIT = 64 * 1024 * 1024
 # Seconds before the next attempt, where a reader holds on to the log.
 _HELD_UP = 2.0
 _SOON = 0.005
+# How long it is remembered that a transactional subscriber is done with an event.
+_MARKED = 7 * 24 * 3600.0
 
 
 class Upkeep:
@@ -50,11 +52,19 @@ class Upkeep:
             "DELETE FROM {event} WHERE seq IN (SELECT seq FROM {event} WHERE pending = 0 AND keep_until < ? LIMIT ?)"
         )
 
+        self._old_marks = tables("SELECT 1 FROM {done} WHERE done_at < ? LIMIT 1")
+        self._forget_marks = tables(
+            "DELETE FROM {done} WHERE (subscription, id) IN "
+            "(SELECT subscription, id FROM {done} WHERE done_at < ? LIMIT ?)"
+        )
+
     def peek(self, connection: sqlite3.Connection) -> bool | None:
         """False when there is nothing to tidy."""
         now = self._clock.time()
-        old = connection.execute(self._old_seen, (now // BUCKET - 1,)).fetchone() or (
-            connection.execute(self._old_kept, (now,)).fetchone()
+        old = (
+            connection.execute(self._old_seen, (now // BUCKET - 1,)).fetchone()
+            or connection.execute(self._old_kept, (now,)).fetchone()
+            or connection.execute(self._old_marks, (now - _MARKED,)).fetchone()
         )
         return None if old or self._declaring.retiring(connection.execute) is not None else False
 
@@ -62,6 +72,7 @@ class Upkeep:
         """Take one bite of everything; there may be more."""
         transaction.execute(self._forget_seen, (transaction.now // BUCKET - 1, _BITE))
         transaction.execute(self._forget_kept, (transaction.now, _BITE))
+        transaction.execute(self._forget_marks, (transaction.now - _MARKED, _BITE))
         retiring = self._declaring.retiring(transaction.execute)
         if retiring is not None:
             self._declaring.bite(transaction, retiring)

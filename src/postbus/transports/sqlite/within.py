@@ -82,10 +82,8 @@ class Within:
 
     def _append(self, cursor: sqlite3.Cursor, items: Sequence[Outgoing]) -> list[Append]:
         seq, fence, revision = cursor.execute(self._numbers).fetchone()
-        with self._lock:
+        with self._lock:  # callers have threads of their own
             routing = self._routing.at(revision, cursor.execute)
-            # The caller may roll back what it declared here; what is committed is read again next time.
-            self._routing.forget()
         transaction = Transaction(
             cursor.execute, seq - len(items), fence, revision, self._clock.time(), routing, set(), []
         )
