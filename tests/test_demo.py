@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import hashlib
 import io
 import itertools
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from importlib.resources import files
@@ -27,13 +29,15 @@ from rich.console import Console
 
 from postbus import Bus, ConfigError
 from postbus.demo import DemoOptions, run
-from postbus.demo.airport import AT_ONCE, MEANT_FOR, airport
-from postbus.demo.board import Accepted, Airport
+from postbus.demo.airport import AT_ONCE, MEANT_FOR, airport, bus_at
+from postbus.demo.announcer import Announcer
+from postbus.demo.board import Accepted, Airport, accepted_events, create_tables, open_board, read_board
 from postbus.demo.crew import Crew, CrewFailed
 from postbus.demo.events import FlightArrived, FlightCancelled, FlightDelayed, FlightDeparted, FlightScheduled
 from postbus.demo.flights import NEW_YORK, Flight, Hour, read_flights, read_weather
 from postbus.demo.ledger import Evidence, Holding, Killed, Ledger, reckon
 from postbus.demo.outside import Outside
+from postbus.demo.place import VARIABLE, Place
 from postbus.demo.plain import Lines
 from postbus.demo.records import Entry, Reader
 from postbus.demo.report import as_json, as_text
@@ -225,6 +229,28 @@ async def until_served(port: int, request: Request) -> None:
         with suppress(Unavailable):
             await ask(port, request)
             return
+
+
+# -- the publisher
+
+
+async def test_where_the_bus_has_a_store_of_its_own_the_board_keeps_a_file_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(folder=tmp_path, url="redis://elsewhere", namespace="demo")
+    place.save()
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    told = happenings(read_flights())[:50]
+    with closing(open_board(place.board)) as connection:
+        create_tables(connection)
+        async with bus_at(replace(place, url="memory://")) as bus:
+            announcer = Announcer(bus, connection, enlists=place.enlists)
+            assert await announcer.withdraw(told) == 0
+            await announcer.announce(told)
+            stored = {event.envelope.id for event in await bus.events.list()}
+        assert {event.id for event in accepted_events(connection)} == stored
+        assert (announcer.count, len(stored)) == (50, 50)
+        assert sum(line.waiting for line in read_board(connection)) == 50
 
 
 # -- the records
@@ -587,3 +613,29 @@ def test_a_crew_that_cannot_start_says_why(tmp_path: Path) -> None:
     crew._supervisor.wait(30)
     with pytest.raises(CrewFailed, match="holds no running demo"):
         crew.check()
+
+
+@pytest.mark.timeout(120)
+def test_in_a_terminal_the_screen_is_shown_and_given_back_before_the_ledger() -> None:
+    ours, its = os.openpty()
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "34"}
+    command = [sys.executable, "-m", "postbus", "demo", "--seconds", "2", "--speed", "6000", "--workers", "1"]
+    with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env=environment) as demo:
+        os.close(its)
+        shown = b"".join(iter(lambda: _read(ours), b"")).decode()
+    os.close(ours)
+    screen, _, after = shown.partition("\x1b[?1049l")
+    assert demo.returncode == 0, shown[-2_000:]
+    assert "\x1b[?1049h" in screen
+    assert "the blizzard of February 2013" in screen
+    assert "kill -9" in screen
+    assert "It adds up" in after
+
+
+def _read(terminal: int) -> bytes:
+    """What was written to the terminal; nothing when its last writer has gone."""
+    try:
+        return os.read(terminal, 65_536)
+    except OSError as error:
+        assert error.errno == errno.EIO  # noqa: PT017 - how Linux says that nobody holds the other end
+        return b""
