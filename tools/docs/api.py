@@ -76,7 +76,7 @@ def _entry(name: str, thing: Any) -> str:
     if not isinstance(thing, type):
         return f"### `{name}`\n\n{_signature(name, thing)}\n\n{as_markdown(thing)}"
     made = _made(name, thing)
-    how = as_markdown(thing.__init__) if made and "__init__" in vars(thing) and thing.__init__.__doc__ else ""
+    how = as_markdown(vars(thing)["__init__"]) if made and "__init__" in vars(thing) else ""
     parts = [f"### `{name}`", made, as_markdown(thing), how, *_members(name, thing)]
     return "\n\n".join(part for part in parts if part)
 
