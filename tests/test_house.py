@@ -21,8 +21,8 @@ CORRIDOR = tuple(
     address transport observe
     retry context middleware signature subscription router
     threads dispatch local transaction courier publish
-    leases lanes claims settler watch worker supervisor
-    outbox inbox portal inspection connect bus
+    leases lanes claims settler watch slots worker supervisor
+    outbox inbox portal inspection connect environment lifecycle background bus
     health doctor shown logs program isolate
     """.split()  # noqa: SIM905 - a corridor, not a column
 )
@@ -54,7 +54,7 @@ NEVER: Mapping[str, set[str]] = {
 FOR_TRANSPORTS = {"errors", "limits", "event", "envelope", "delivery", "clock", "failure", "address", "transport"}
 
 # Only the background claims, renews and settles; transports do it inside themselves, the suite to hold them to it.
-BACKGROUND = {"worker", "leases", "lanes", "claims", "settler", "isolate", "watch", "transports", "testing"}
+BACKGROUND = {"worker", "slots", "leases", "lanes", "claims", "settler", "isolate", "watch", "transports", "testing"}
 
 # What is not in the standard library, and where it may be imported.
 THIRD_PARTY: Mapping[str, set[str]] = {
@@ -95,6 +95,7 @@ CATCHES: Mapping[str, tuple[int, str]] = {
 LINES = 400
 LONGER: Mapping[str, tuple[int, str]] = {
     "transport.py": (560, "the contract is read as one page, and is docstrings for the most part"),
+    "bus.py": (460, "the front door: every public call with its docstring, and nothing decided"),
 }
 FUNCTION = 45
 LONGER_FUNCTIONS: Mapping[str, tuple[int, str]] = {}

@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 
-from postbus import Bus, CodecError, ConfigError, Context, DeliveryContext, PostbusError, RawEvent, Router, UnknownEvent, event
+from postbus import (
+    Bus,
+    CodecError,
+    ConfigError,
+    Context,
+    DeliveryContext,
+    PostbusError,
+    RawEvent,
+    Router,
+    UnknownEvent,
+    event,
+)
 
 
 @event("orders.order.placed", key="order_id")

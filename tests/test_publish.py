@@ -203,7 +203,13 @@ async def test_bad_options_fail_before_any_handler_runs(tmp_path: Path) -> None:
             await bus.publish(OrderPlaced("k" * 300))
         with pytest.raises(InvalidName):
             await bus.publish(OrderPlaced("o-1"), headers={"bad name": "x"})
-        for wrong in ({"delay": -1}, {"at": naive}, {"expires": "soon"}, {"id": "1"}, {"delay": 1, "at": datetime.now(UTC)}):
+        for wrong in (
+            {"delay": -1},
+            {"at": naive},
+            {"expires": "soon"},
+            {"id": "1"},
+            {"delay": 1, "at": datetime.now(UTC)},
+        ):
             with pytest.raises(ConfigError):
                 await bus.publish(OrderPlaced("o-1"), **wrong)  # type: ignore[arg-type]
         assert (await bus.stats()) == {}
@@ -402,7 +408,7 @@ async def test_a_publish_within_a_transaction_exists_if_and_only_if_it_commits(
         context.tx_as(sqlite3.Connection).execute("INSERT INTO orders VALUES (?)", (event.order_id,))
 
     async with bus:
-        with pytest.raises(RuntimeError, match="after all"):
+        with pytest.raises(RuntimeError, match="after all"):  # noqa: PT012 - the error ends the transaction
             async with bus.transaction(connection) as tx:
                 await bus.publish(OrderPlaced("rolled back"), within=tx)
                 raise RuntimeError("after all")
@@ -441,9 +447,7 @@ async def test_a_savepoint_takes_its_events_and_their_after_commit_handlers_back
     assert bus.counters.after_commit_errors == 1
 
 
-async def test_connections_that_would_make_it_a_lie_are_refused(
-    tmp_path: Path, connection: sqlite3.Connection
-) -> None:
+async def test_connections_that_would_make_it_a_lie_are_refused(tmp_path: Path, connection: sqlite3.Connection) -> None:
     bus = sqlite_bus(tmp_path)
     taken(bus)
     elsewhere = sqlite3.connect(":memory:", isolation_level=None)
@@ -476,6 +480,5 @@ def test_a_sync_transaction_works_the_same(tmp_path: Path, connection: sqlite3.C
             bus.publish_sync(OrderPlaced("o-1"), within=tx)
             assert after == []
         assert after == ["o-1"]
-        with pytest.raises(ConfigError, match="in a transaction already"), bus.transaction(connection) as tx:
-            with bus.transaction(connection):
-                pass
+        with bus.transaction(connection), pytest.raises(ConfigError, match="in a transaction already"):
+            bus.transaction(connection).__enter__()

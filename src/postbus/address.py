@@ -60,7 +60,9 @@ class Address:
         """
         if not isinstance(url, str) or ":" not in url:
             shown = repr(url) if isinstance(url, str) and "@" not in url else f"a {type(url).__name__}"
-            raise ConfigError(f"{shown} is not a transport URL: expected one such as 'sqlite:///shop.db' or 'memory://'")
+            raise ConfigError(
+                f"{shown} is not a transport URL: expected one such as 'sqlite:///shop.db' or 'memory://'"
+            )
         parts = urlsplit(url)
         pairs = parse_qsl(parts.query, keep_blank_values=True)
         options = dict(pairs)

@@ -1,4 +1,4 @@
-"""The bus: one object that ties declarations, publishing, workers and inspection to one transport.  Decides nothing itself."""
+"""The bus: ties declarations, publishing, workers and inspection to one transport.  Decides nothing itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 from .address import Address, Settings
@@ -58,7 +58,7 @@ class Bus(Router):
         retain: seconds (or timedelta) for which finished events are kept as history.
         require_subscription: publishing an event that no subscription takes raises.
         declare: opening declares this program's subscriptions; False leaves that to `setup()`.
-        unknown_after: seconds for which an event unknown here is offered to other workers before it becomes a dead letter.
+        unknown_after: seconds for which an event unknown here is offered to others before it becomes a dead letter.
 
     Raises:
         ConfigError: for whatever would not work later, naming the value and what was expected.
@@ -90,13 +90,7 @@ class Bus(Router):
             raise ConfigError("outbox= and transactions= need an SQL server's transport, which is not in this version")
         middleware = _checked(middleware)
         address = Address.parse(url)
-        settings = Settings(
-            namespace=valid_name(namespace, "namespace"),
-            clock=clock or SystemClock(),
-            retain=None if retain is None else seconds(retain, "retain"),
-            publish_timeout=seconds(publish_timeout, "publish_timeout", least=0.001),
-            max_size=_whole(max_size, "max_size", 1),
-        )
+        settings = _settings(namespace, clock, retain, publish_timeout, max_size)
         self.counters = Counters()
         self._life = Lifecycle(address, settings, declares=declare, specs=self._specs)
         self._catalog = Catalog(
@@ -128,11 +122,7 @@ class Bus(Router):
             counters=self.counters,
             clock=settings.clock,
             middleware=[m for m in middleware if isinstance(m, AroundDelivery)],
-            settings=WorkerSettings(
-                concurrency=_whole(concurrency, "concurrency", 1),
-                lease=seconds(lease, "lease", least=0.05),
-                grace=seconds(grace, "grace"),
-            ),
+            settings=_worker_settings(concurrency, lease, grace),
             unknown_after=seconds(unknown_after, "unknown_after"),
         )
         self._address = address
@@ -162,7 +152,7 @@ class Bus(Router):
         finally:
             self._life.declares = before
 
-    async def __aenter__(self) -> Bus:
+    async def __aenter__(self) -> Self:
         await self._life.open()
         return self
 
@@ -171,7 +161,7 @@ class Bus(Router):
     ) -> None:
         await self._life.close()
 
-    def __enter__(self) -> Bus:
+    def __enter__(self) -> Self:
         refuse_loop("with bus:", "async with bus:")
         self._life.open_sync()
         return self
@@ -220,7 +210,8 @@ class Bus(Router):
             key: the aggregate's id; default what the class's mark says.
             id: for a publish that may be repeated: the transport stores an id once.
             headers: text to travel with it.
-            delay: seconds before which no subscriber receives it; `at` is the same as an aware datetime.
+            delay: seconds before which no subscriber receives it.
+            at: the same as an aware datetime.
             expires: seconds, or an aware datetime, after which it is no longer worth delivering: a dead letter then.
             within: a connection, session or `bus.transaction(...)`: handlers and storing happen in that transaction.
 
@@ -231,10 +222,13 @@ class Bus(Router):
         """
         if not self._life.prompt:
             await self._life.ready()
-        if key is None and id is None and headers is None and delay is None and at is None and expires is None:
-            if within is None:
-                return self._publisher.on_the_spot(event) or await self._publisher.publish(event, NO_OPTIONS)
-        options = Options(key=key, id=id, headers=headers, delay=delay, at=at, expires=expires, within=within)
+        identified = key is not None or id is not None or headers is not None or within is not None
+        if identified or delay is not None or at is not None or expires is not None:
+            options = Options(key=key, id=id, headers=headers, delay=delay, at=at, expires=expires, within=within)
+        elif (envelope := self._publisher.on_the_spot(event)) is not None:
+            return envelope
+        else:
+            options = NO_OPTIONS
         return await self._publisher.publish(event, options)
 
     async def publish_many(self, events: Iterable[object], **options: Any) -> list[Envelope]:
@@ -318,7 +312,8 @@ class Bus(Router):
         """Return a worker for this program's subscribers, not yet started.
 
         Args:
-            only, exclude: names of subscriptions.
+            only: names of the subscriptions to run; None means all.
+            exclude: names of those not to run.
             isolate: runs suspects in child processes; see `postbus.isolate`.
             settings: fields of `WorkerSettings` that differ from the bus's own.
 
@@ -339,7 +334,7 @@ class Bus(Router):
 
     @asynccontextmanager
     async def worker(self, **options: Any) -> AsyncIterator[Worker]:
-        """Run this program's subscribers beside what the body does, such as an HTTP server; options of `make_worker`."""
+        """Run this program's subscribers beside the body, such as an HTTP server; options of `make_worker`."""
         async with self:
             await self._life.ready()
             worker = self.make_worker(**options)
@@ -427,6 +422,26 @@ class Bus(Router):
 
     def __repr__(self) -> str:
         return f"Bus({str(self._address)!r})"
+
+
+def _settings(
+    namespace: str, clock: Clock | None, retain: Span | None, publish_timeout: Span, max_size: int
+) -> Settings:
+    return Settings(
+        namespace=valid_name(namespace, "namespace"),
+        clock=clock or SystemClock(),
+        retain=None if retain is None else seconds(retain, "retain"),
+        publish_timeout=seconds(publish_timeout, "publish_timeout", least=0.001),
+        max_size=_whole(max_size, "max_size", 1),
+    )
+
+
+def _worker_settings(concurrency: int, lease: Span, grace: Span) -> WorkerSettings:
+    return WorkerSettings(
+        concurrency=_whole(concurrency, "concurrency", 1),
+        lease=seconds(lease, "lease", least=0.05),
+        grace=seconds(grace, "grace"),
+    )
 
 
 def _whole(value: int, what: str, least: int) -> int:

@@ -20,10 +20,14 @@ class Publishes(Protocol):
     """What a context publishes with: the bus."""
 
     @property
-    def publish(self) -> Callable[..., Awaitable[Envelope]]: ...
+    def publish(self) -> Callable[..., Awaitable[Envelope]]:
+        """See `Bus.publish`."""
+        ...
 
     @property
-    def publish_sync(self) -> Callable[..., Envelope]: ...
+    def publish_sync(self) -> Callable[..., Envelope]:
+        """See `Bus.publish_sync`."""
+        ...
 
 
 class Context:
@@ -66,11 +70,14 @@ class Context:
             if isinstance(held, kind):
                 return held
         found = "no transaction" if self.tx is None else f"a {type(self.tx).__name__}"
-        raise ConfigError(f"the handler of {self.name} asks for a {kind.__name__}, and runs in {found}: pass it as within=")
+        raise ConfigError(
+            f"the handler of {self.name} asks for a {kind.__name__}, and runs in {found}: pass it as within="
+        )
 
     async def publish(self, event: object, **options: Any) -> Envelope:
-        """Publish as a consequence of this event: correlation and causation ids are carried on, and the
-        handler's transaction is joined.  Options are those of `Bus.publish`.
+        """Publish as a consequence of this event; options are those of `Bus.publish`.
+
+        Correlation and causation ids are carried on, and the handler's transaction is joined.
         """
         return await self._bus.publish(event, **self._caused(options))
 

@@ -1,10 +1,10 @@
 """One event offered to one subscription, and what becomes of it.  Frozen facts, no behaviour.
 
-    waiting --claim--> leased --settle(Ack)------> gone
-       ^                 |------settle(Requeue)--> waiting, due later; an attempt is spent if it carries a failure
-       |                 |------settle(Release)--> waiting, due now, as if never claimed
-       |                 |------settle(Bury)-----> dead --replay--> waiting, with no attempt spent
-       +---suspect-------+------lease ends: its worker vanished; nothing is spent, but it must next run alone
+waiting --claim--> leased --settle(Ack)------> gone
+   ^                 |------settle(Requeue)--> waiting, due later; an attempt is spent if it carries a failure
+   |                 |------settle(Release)--> waiting, due now, as if never claimed
+   |                 |------settle(Bury)-----> dead --replay--> waiting, with no attempt spent
+   +---suspect-------+------lease ends: its worker vanished; nothing is spent, but it must next run alone
 """
 
 from __future__ import annotations

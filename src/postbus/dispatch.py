@@ -57,6 +57,7 @@ class Transactions(Protocol):
         """For a subscriber in the event loop."""
         ...
 
+
 # An unknown event is offered again this often, until `unknown_after` has passed.
 _UNKNOWN_WAIT = 5.0
 _UNKNOWN_KNOWN = 10_000
@@ -70,18 +71,19 @@ class Run:
         deadline: when its time is up, on the monotonic clock.
         cause: why it was cancelled, if it was: "timeout", "shutdown", or "closed" with the loop.
         thread: the future of its thread, if it runs in one.
+        coroutine, inside, waiting: between `start` and `finish`: what runs, in which context, and what it waits for.
     """
 
-    __slots__ = ("_coroutine", "_inside", "_waiting", "cause", "deadline", "delivery", "thread")
+    __slots__ = ("cause", "coroutine", "deadline", "delivery", "inside", "thread", "waiting")
 
     def __init__(self) -> None:
         self.delivery: Delivery | None = None
         self.deadline = 0.0
         self.cause: str | None = None
         self.thread: asyncio.Future[Any] | None = None
-        self._coroutine: Coroutine[Any, Any, object] | None = None
-        self._inside: Context | None = None
-        self._waiting: Any = None
+        self.coroutine: Coroutine[Any, Any, object] | None = None
+        self.inside: Context | None = None
+        self.waiting: Any = None
 
 
 class Dispatch:
@@ -141,12 +143,12 @@ class Dispatch:
         inside = copy_context()
         try:
             coroutine = self._fn(event) if self._simple else self._steps(run, event)
-            run._waiting = inside.run(coroutine.send, None)
+            run.waiting = inside.run(coroutine.send, None)
         except StopIteration:
             return self._succeeded
         except BaseException as error:  # noqa: BLE001 - the boundary: whatever it raises is one failed attempt
             return self._judge(error, delivery, None)
-        run._coroutine, run._inside = coroutine, inside
+        run.coroutine, run.inside = coroutine, inside
         return None
 
     async def finish(self, run: Run, delivery: Delivery) -> Outcome | Done:
@@ -156,7 +158,7 @@ class Dispatch:
         except BaseException as error:  # noqa: BLE001 - the boundary, as above
             return self._judge(error, delivery, run.cause)
         finally:
-            run._coroutine = run._inside = run._waiting = None
+            run.coroutine = run.inside = run.waiting = None
         if run.cause is None or self._transactions is not None:  # what is committed is done, however late
             return self._succeeded
         # One that heeded its cancellation by returning has run out of time all the same.
@@ -196,7 +198,9 @@ class Dispatch:
         assert self._transactions is not None  # noqa: S101 - asked for by _call
         with self._transactions.inside(context.delivery) as context.tx:
             if inspect.isawaitable(self._fn(*arguments)):
-                raise TypeError(f"{self.subscriber.label} is transactional and returned an awaitable: make it `async def`")
+                raise TypeError(
+                    f"{self.subscriber.label} is transactional and returned an awaitable: make it `async def`"
+                )
 
     # -- before
 
@@ -259,7 +263,7 @@ class Dispatch:
 @types.coroutine
 def _drive(run: Run) -> Generator[Any, Any, None]:
     """Carry a started coroutine on in its own context, passing what it waits for up to the event loop."""
-    coroutine, inside, waiting = run._coroutine, run._inside, run._waiting
+    coroutine, inside, waiting = run.coroutine, run.inside, run.waiting
     assert coroutine is not None  # noqa: S101 - `start` left it
     assert inside is not None  # noqa: S101 - `start` left it
     error: BaseException | None = None

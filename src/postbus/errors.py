@@ -1,20 +1,20 @@
 """Every error a user of postbus can meet.  Leaves to others: what a failed *delivery* means (see delivery.py).
 
-    PostbusError
-      ConfigError              the program is wrong; raised at start or at registration
-        ForkError              a bus opened before a fork was used after it
-      InvalidName              a name, topic, key or header that no transport could carry
-      UnknownEvent             an object that is not an event, or a name nobody declared
-      UnknownSubscription      a subscription that the transport does not hold
-      CodecError               a payload that cannot be encoded or decoded
-      Closed                   the bus or transport is not open
-      TransportError           the server cannot be reached, or answered with an error; trying again may help
-        TransportBroken        this process cannot go on with it
-      PublishFailed            nothing was stored
-        TransportFull          nothing was stored, because there is no room
-        TooLarge               nothing was stored, because the event is over the limit
-      PublishUnknown           it may have been stored; publishing again with the same id is safe
-      LeaseLost                a delivery is no longer this worker's
+PostbusError
+  ConfigError              the program is wrong; raised at start or at registration
+    ForkError              a bus opened before a fork was used after it
+  InvalidName              a name, topic, key or header that no transport could carry
+  UnknownEvent             an object that is not an event, or a name nobody declared
+  UnknownSubscription      a subscription that the transport does not hold
+  CodecError               a payload that cannot be encoded or decoded
+  Closed                   the bus or transport is not open
+  TransportError           the server cannot be reached, or answered with an error; trying again may help
+    TransportBroken        this process cannot go on with it
+  PublishFailed            nothing was stored
+    TransportFull          nothing was stored, because there is no room
+    TooLarge               nothing was stored, because the event is over the limit
+  PublishUnknown           it may have been stored; publishing again with the same id is safe
+  LeaseLost                a delivery is no longer this worker's
 """
 
 from __future__ import annotations

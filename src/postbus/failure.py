@@ -8,13 +8,15 @@ from collections.abc import Callable
 
 from .delivery import Failure
 
-__all__ = ["describe", "one_line", "redacted"]
+__all__ = ["Redact", "describe", "one_line", "redacted"]
 
 _MESSAGE = 1_000
 _TRACEBACK = 4_000
 # user:password@ of any URL, and the values of what is named like a secret.
 _USERINFO = re.compile(r"(?<=://)[^/\s:@'\"]*:[^@\s'\"]+(?=@)")
-_SECRET = re.compile(r"(?i)\b(password|passwd|secret|token|api_?key|authorization)(['\"]?\s*[=:]\s*)(['\"]?)[^\s'\"&,;)]+")
+_SECRET = re.compile(
+    r"(?i)\b(password|passwd|secret|token|api_?key|authorization)(['\"]?\s*[=:]\s*)(['\"]?)[^\s'\"&,;)]+"
+)
 
 Redact = Callable[[str], str]
 
@@ -27,7 +29,9 @@ def redacted(text: str) -> str:
 def describe(error: BaseException, redact: Redact = redacted) -> Failure:
     """Return what is worth keeping of an error.  Never raises: a `__str__` that fails is named instead."""
     kind = type(error)
-    name = kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    name = (
+        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    )
     return Failure(name, _clip(redact(_text(error)), _MESSAGE), _clip_middle(redact(_formatted(error)), _TRACEBACK))
 
 

@@ -70,7 +70,9 @@ class Inbox:
         wait = _WAIT[0]
         while not self._database.try_begin(connection):
             if time.monotonic() > until:
-                raise TransportError(f"no transaction could begin within {_PATIENCE:g} s: does one stay open elsewhere?")
+                raise TransportError(
+                    f"no transaction could begin within {_PATIENCE:g} s: does one stay open elsewhere?"
+                )
             yield wait * random.uniform(0.5, 1.5)
             wait = min(2 * wait, _WAIT[1])
 

@@ -25,12 +25,12 @@ from .transport import (
     Transport,
 )
 
-__all__ = ["DeadLetters", "Events", "Health", "Stats", "Subscriptions"]
+__all__ = ["DeadLetters", "Events", "Health", "Stats", "Subscriptions", "inspectable"]
 
 # Dead letters moved by one call of the transport: enough to be quick, few enough to hold no lock for long.
 _CHUNK = 200
 
-Open = Callable[[], Awaitable[Transport]]
+_Open = Callable[[], Awaitable[Transport]]
 
 
 class Stats(dict[str, SubscriptionStats]):
@@ -108,7 +108,7 @@ def inspectable(transport: Transport) -> Inspectable:
 class DeadLetters:
     """`bus.dead`: buried deliveries, from any process that opens the bus."""
 
-    def __init__(self, opened: Open, catalog: Catalog) -> None:
+    def __init__(self, opened: _Open, catalog: Catalog) -> None:
         self._opened = opened
         self._catalog = catalog
 
@@ -207,7 +207,7 @@ class DeadLetters:
 class Subscriptions:
     """`bus.subscriptions`: what is durable at the transport, whatever the code says now."""
 
-    def __init__(self, opened: Open) -> None:
+    def __init__(self, opened: _Open) -> None:
         self._opened = opened
 
     async def list(self) -> Sequence[SubscriptionInfo]:
@@ -244,7 +244,7 @@ class Subscriptions:
 class Events:
     """`bus.events`: what the transport still holds, newest first."""
 
-    def __init__(self, opened: Open, catalog: Catalog) -> None:
+    def __init__(self, opened: _Open, catalog: Catalog) -> None:
         self._opened = opened
         self._catalog = catalog
 

@@ -1,4 +1,4 @@
-"""A subscription as one worker sees it (a lane), and the right to run one delivery (a slot).  Data, and its arithmetic."""
+"""A subscription as one worker sees it (a lane), and what runs one delivery (a slot).  Data, and its arithmetic."""
 
 from __future__ import annotations
 
@@ -35,8 +35,26 @@ class Lane:
     """
 
     __slots__ = (
-        "arrived", "backoff", "claimed_at", "claiming", "dispatch", "due_at", "finished", "isolated", "limit", "name",
-        "outbox", "prefetch", "queued", "ready", "rung", "running", "suspects", "sure_until", "timeout", "unsettled",
+        "arrived",
+        "backoff",
+        "claimed_at",
+        "claiming",
+        "dispatch",
+        "due_at",
+        "finished",
+        "isolated",
+        "limit",
+        "name",
+        "outbox",
+        "prefetch",
+        "queued",
+        "ready",
+        "rung",
+        "running",
+        "sure_until",
+        "suspects",
+        "timeout",
+        "unsettled",
     )  # fmt: skip
 
     def __init__(self, dispatch: Dispatch, *, isolated: bool) -> None:
@@ -46,7 +64,7 @@ class Lane:
         self.limit = subscriber.concurrency
         self.prefetch = subscriber.prefetch
         self.timeout = subscriber.timeout
-        self.isolated = isolated
+        self.isolated = isolated and subscriber.isolation == "process"
         self.ready: deque[Delivery] = deque()
         self.arrived = 0.0
         self.sure_until = 0.0

@@ -40,7 +40,7 @@ def refuse_loop(call: str, instead: str) -> None:
     Raises:
         ConfigError: saying what to call.
     """
-    if asyncio._get_running_loop() is not None:
+    if asyncio._get_running_loop() is not None:  # noqa: SLF001 - asyncio documents it for this; the public one raises
         raise ConfigError(f"`{call}` would block the event loop that runs on this thread: use `{instead}`")
 
 

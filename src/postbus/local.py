@@ -16,7 +16,7 @@ from .event import RawEvent, mark_of
 from .observe import Counters, log
 from .router import Handler
 
-__all__ = ["Bound", "Handlers", "Route"]
+__all__ = ["Bound", "Contexts", "Convert", "Handlers", "Route"]
 
 Convert = Callable[[Any], Any]
 Contexts = Callable[[], Context]

@@ -10,7 +10,19 @@ from dataclasses import dataclass, field
 from .context import DeliveryContext
 from .errors import ConfigError
 
-__all__ = ["AroundDelivery", "AroundPublish", "Middleware", "Next", "Publishing", "around_delivery", "around_publish"]
+__all__ = [
+    "AroundDelivery",
+    "AroundPublish",
+    "DeliveryFunction",
+    "Middleware",
+    "Next",
+    "PublishFunction",
+    "Publishing",
+    "around_delivery",
+    "around_publish",
+    "entered",
+    "wrapped",
+]
 
 Next = Callable[[], Awaitable[object]]
 DeliveryFunction = Callable[[object, DeliveryContext, Next], Awaitable[object]]
@@ -54,14 +66,16 @@ def around_delivery(function: DeliveryFunction) -> AroundDelivery:
         ConfigError: when it is not `async def`.
     """
     if not inspect.iscoroutinefunction(function):
-        raise ConfigError(f"@around_delivery needs `async def f(event, context, call_next)`, and was given {function!r}")
+        raise ConfigError(
+            f"@around_delivery needs `async def f(event, context, call_next)`, and was given {function!r}"
+        )
     return AroundDelivery(function)
 
 
 def around_publish(function: PublishFunction) -> AroundPublish:
     """Make middleware of a generator function `def f(publishing): ...; yield; ...`.
 
-    It runs around each publish, sync and async alike, handlers included; what it raises before its `yield` stops the publish.
+    It runs around each publish, sync and async alike, handlers included; what it raises before its `yield` stops it.
 
     Raises:
         ConfigError: when it is not a generator function.

@@ -96,13 +96,13 @@ class Publisher:
         self._courier = None
         immediate = transport if isinstance(transport, Immediate) else None
         self._append_now = None if immediate is None else immediate.append_now
-        # A transport that gains nothing from batches is called on the spot, without a task, a future or a turn of the loop.
+        # A transport that gains nothing from batches is called on the spot: no task, no future, no turn of the loop.
         self._direct = None if transport.traits.coalesce else self._append_now
 
     # -- the road, asynchronous
 
     def on_the_spot(self, event: object) -> Envelope | None:
-        """Publish an event that needs nothing but sealing and a direct append; None, and nothing done, for any other."""
+        """Publish an event that needs nothing but sealing and a direct append; None, with nothing done, for others."""
         append = self._direct
         if append is None or self._middleware or _gathering.get() is not None or not self._handlers.bare(event):
             return None
@@ -175,11 +175,11 @@ class Publisher:
         self, events: Sequence[object], options: Options, send: Callable[..., Sequence[Append]]
     ) -> list[Envelope]:
         """Publish on this thread; `send` carries items to a transport that needs an event loop."""
-        if options is NO_OPTIONS and len(events) == 1 and not self._middleware and _gathering.get() is None:
-            if self._handlers.bare(events[0]):
-                item = self._seal_plain(events[0])
-                self._append_sync((item,), None, send)
-                return [item.envelope]
+        plain = options is NO_OPTIONS and len(events) == 1 and not self._middleware and _gathering.get() is None
+        if plain and self._handlers.bare(events[0]):
+            item = self._seal_plain(events[0])
+            self._append_sync((item,), None, send)
+            return [item.envelope]
         publishing, around = self._around(events, options)
         with around:
             outer = self._outer(options.within)
@@ -276,34 +276,37 @@ class Publisher:
 
     def _judge(self, items: Sequence[Outgoing], results: Sequence[Append]) -> None:
         """Count what became of a batch, and raise if not all of it is stored."""
-        errors: list[PostbusError | None] = []
-        failed: PostbusError | None = None
-        for item, result in zip(items, results, strict=True):
-            error: PostbusError | None = None
-            match result:
-                case Stored(routes):
-                    self._counters.published += 1
-                    if routes == 0:
-                        self._counters.unrouted += 1
-                    for observe in self.observers:
-                        observe(Published(item.envelope, routes))
-                case Duplicate():
-                    self._counters.duplicates += 1
-                case Refused(error):
-                    self._counters.refused += 1
-                case Unknown(error):
-                    self._counters.unknown += 1
-            errors.append(error)
-            if error is not None and (failed is None or isinstance(error, PublishUnknown)):
-                failed = error
-        if failed is None:
+        errors = [self._count(item, result) for item, result in zip(items, results, strict=True)]
+        failures = [error for error in errors if error is not None]
+        if not failures:
             return
+        failed = next((error for error in failures if isinstance(error, PublishUnknown)), failures[0])
         if len(errors) == 1:
             raise failed
         stored = errors.count(None)
         text = f"{stored} of {len(errors)} events were stored; the first error: {failed}"
         kind = PublishUnknown if isinstance(failed, PublishUnknown) else PublishFailed
         raise kind(text, errors) from failed
+
+    def _count(self, item: Outgoing, result: Append) -> PostbusError | None:
+        """Count one result; return why its event is not stored, if it is not."""
+        match result:
+            case Stored(routes):
+                self._counters.published += 1
+                if routes == 0:
+                    self._counters.unrouted += 1
+                for observe in self.observers:
+                    observe(Published(item.envelope, routes))
+                return None
+            case Duplicate():
+                self._counters.duplicates += 1
+                return None
+            case Refused(error):
+                self._counters.refused += 1
+                return error
+            case Unknown(error):
+                self._counters.unknown += 1
+                return error
 
     # -- sealing
 
@@ -356,7 +359,7 @@ class Publisher:
             if after := self._handlers.route(event).after:
                 raise ConfigError(
                     f"{after[0].label} runs after the commit of {item.envelope.name}, and a raw "
-                    f"{type(within).__qualname__} does not say when that is: use `with bus.transaction(connection) as tx` "
+                    f"{type(within).__qualname__} does not say when that is: use `with bus.transaction(conn) as tx` "
                     f"and publish(..., within=tx)"
                 )
 
@@ -377,7 +380,9 @@ class Publisher:
 
 def _instant(at: datetime, what: str) -> float:
     if not isinstance(at, datetime) or at.tzinfo is None:
-        raise ConfigError(f"{what}={at!r}: expected an aware datetime, such as datetime.now(UTC) + {timedelta(hours=1)!r}")
+        raise ConfigError(
+            f"{what}={at!r}: expected an aware datetime, such as datetime.now(UTC) + {timedelta(hours=1)!r}"
+        )
     return at.timestamp()
 
 

@@ -10,7 +10,7 @@ from .delivery import Bury, Outcome, Reject, Requeue, Snooze
 from .errors import ConfigError
 from .failure import Redact, describe, redacted
 
-__all__ = ["Retry"]
+__all__ = ["Kinds", "Retry"]
 
 Kinds = type[BaseException] | tuple[type[BaseException], ...]
 
@@ -42,7 +42,9 @@ class Retry:
 
     def __post_init__(self) -> None:
         if not isinstance(self.attempts, int) or isinstance(self.attempts, bool) or self.attempts < 1:
-            raise ConfigError(f"Retry(attempts={self.attempts!r}): expected a whole number from 1, the first try included")
+            raise ConfigError(
+                f"Retry(attempts={self.attempts!r}): expected a whole number from 1, the first try included"
+            )
         seconds(self.delay, "Retry delay")
         seconds(self.max_delay, "Retry max_delay")
         if not 1 <= self.multiplier < float("inf"):

@@ -16,7 +16,7 @@ from .retry import Retry
 from .signature import Signature, label_of, read_signature
 from .subscription import Interest, Subscriber, What, read_interest, read_subscriber
 
-__all__ = ["Handle", "Handler", "Router"]
+__all__ = ["Handle", "Handler", "HandlerDecorator", "Router", "SubscriberDecorator", "SubscriberOptions"]
 
 E1 = TypeVar("E1")
 E2 = TypeVar("E2")
@@ -246,7 +246,9 @@ class Router:
         """
         name = what if isinstance(what, str) else read_interest((what,), _NO_SIGNATURE, "upcaster").wants[0]
         if not isinstance(from_version, int) or from_version < 1:
-            raise ConfigError(f"an upcaster of {name!r} has from_version={from_version!r}: expected a whole number from 1")
+            raise ConfigError(
+                f"an upcaster of {name!r} has from_version={from_version!r}: expected a whole number from 1"
+            )
 
         def register(fn: F) -> F:
             with self._lock:

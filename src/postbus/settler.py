@@ -14,7 +14,7 @@ from .lanes import Lane
 from .observe import Counters, Finished, Lost, Observer, log
 from .transport import Settle, Settled, Transport, Unknown
 
-__all__ = ["Settler"]
+__all__ = ["Pair", "Settler"]
 
 _BACKOFF = (0.05, 1.0)
 

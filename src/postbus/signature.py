@@ -46,12 +46,16 @@ def read_signature(fn: Callable[..., object], *, delivered: bool) -> Signature:
     try:
         parameters = list(inspect.signature(fn).parameters.values())
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"the signature of {label} cannot be read: wrap it in a `def` that takes the event") from error
+        raise ConfigError(
+            f"the signature of {label} cannot be read: wrap it in a `def` that takes the event"
+        ) from error
     places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if not places and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
         raise ConfigError(f"{label} takes no event: its first parameter is the event")
     hints = _hints(fn)
-    wants_context = len(places) > 1 and _is_context(hints.get(places[1].name, places[1].annotation), label, delivered)
+    wants_context = len(places) > 1 and _is_context(
+        hints.get(places[1].name, places[1].annotation), label, delivered=delivered
+    )
     given = 2 if wants_context else 1
     for extra in parameters:
         required = extra.default is extra.empty and extra.kind not in (extra.VAR_POSITIONAL, extra.VAR_KEYWORD)
@@ -78,7 +82,7 @@ def _is_async(fn: object) -> bool:
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
 
 
-def _is_context(annotation: object, label: str, delivered: bool) -> bool:
+def _is_context(annotation: object, label: str, *, delivered: bool) -> bool:
     if isinstance(annotation, str):  # it could not be resolved: go by its last word
         annotation = {"Context": Context, "DeliveryContext": DeliveryContext}.get(annotation.rpartition(".")[2])
     if annotation is DeliveryContext and not delivered:
@@ -105,7 +109,7 @@ def _hints(fn: object) -> dict[str, Any]:
 
 
 def _callers_names() -> dict[str, Any]:
-    frame: types.FrameType | None = sys._getframe(1)
+    frame: types.FrameType | None = sys._getframe(1)  # noqa: SLF001 - as typing and dataclasses do
     while frame is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
         frame = frame.f_back
     return dict(frame.f_locals) if frame is not None else {}

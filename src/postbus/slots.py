@@ -1,4 +1,4 @@
-"""Runs what the lanes hold: slots, runner tasks, child processes, and runs that do not end.  Claims and settles nothing.
+"""Runs what the lanes hold: slots, runner tasks, child processes, runs that do not end.  Never claims or settles.
 
 A slot is the right to run one delivery, held until its settle is confirmed.  Slots are counted, not tasks: a runner
 task goes from delivery to delivery for as long as slots are free.

@@ -8,16 +8,17 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeAlias
 
-__all__ = ["Threads"]
+__all__ = ["Job", "Result", "Threads"]
 
 Result: TypeAlias = tuple[Any, BaseException | None]
 Job: TypeAlias = tuple[Callable[[], Any], Callable[[Result], None]]
 
 
-
 class Threads:
-    """A pool that grows by need: the worker bounds how many run at once.  The standard pool would join its threads at
-    exit, and starve when some are stuck: https://docs.python.org/3/library/concurrent.futures.html
+    """A pool that grows by need: the worker bounds how many run at once.
+
+    The standard pool would join its threads at exit, and starve when some are stuck:
+    https://docs.python.org/3/library/concurrent.futures.html
     """
 
     def __init__(self, name: str = "postbus-subscriber") -> None:
@@ -72,7 +73,9 @@ def _resolve(future: asyncio.Future[Any], result: Result) -> None:
     value, error = result
     if error is None:
         future.set_result(value)
-    elif isinstance(error, StopIteration | GeneratorExit):  # these would end whoever awaits, instead of being raised there
+    elif isinstance(
+        error, StopIteration | GeneratorExit
+    ):  # these would end whoever awaits, instead of being raised there
         future.set_exception(RuntimeError(f"the subscriber raised {error!r}"))
     else:
         future.set_exception(error)

@@ -1,16 +1,16 @@
-"""A transaction on a raw driver connection, which has no commit hook of its own: begins, commits, and knows what follows."""
+"""A transaction on a raw driver connection, which has no commit hook: begins, commits, and knows what follows."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from .envelope import Envelope
 from .errors import ConfigError
 
-__all__ = ["Followers", "Transaction", "connection_of"]
+__all__ = ["After", "Followers", "Transaction", "connection_of"]
 
 After = tuple[object, Envelope]
 
@@ -66,7 +66,7 @@ class Transaction:
         self.connection.execute("BEGIN IMMEDIATE")
         self._open = True
 
-    def _end(self, failed: bool) -> Sequence[After]:
+    def _end(self, *, failed: bool) -> Sequence[After]:
         """Commit or roll back; return the events whose after-commit handlers are to run."""
         self._open = False
         if failed:
@@ -82,7 +82,7 @@ class Transaction:
             raise
         return [(event, envelope) for event, envelope in self._after if envelope.id_bytes in kept]
 
-    def __enter__(self) -> Transaction:
+    def __enter__(self) -> Self:
         self._begin()
         return self
 
@@ -92,7 +92,7 @@ class Transaction:
         if after := self._end(failed=kind is not None):
             self._followers.run_sync(after)
 
-    async def __aenter__(self) -> Transaction:
+    async def __aenter__(self) -> Self:
         self._begin()
         return self
 

@@ -1,7 +1,7 @@
-"""The transport contract: what carries envelopes must keep these promises.  `postbus.testing.TransportSuite` holds it to them.
+"""The transport contract: the promises of what carries envelopes.  `postbus.testing.TransportSuite` holds it to them.
 
 Three protocols, by need: `Transport` (the road: append, claim, settle), `Inspectable` (what CLI and dashboard use) and
-`Enlisting` (append inside the caller's transaction).  What a server cannot do is a field of `Traits`, never an override.
+`Enlisting` (append inside the caller's transaction).  What a server cannot do is a field of `Traits`, not an override.
 """
 
 from __future__ import annotations
@@ -237,9 +237,7 @@ class Transport(Protocol):
         """
         ...
 
-    async def claim(
-        self, subscription: str, *, owner: str, limit: int, lease: float, alone: bool = False
-    ) -> Claimed:
+    async def claim(self, subscription: str, *, owner: str, limit: int, lease: float, alone: bool = False) -> Claimed:
         """Lease up to `limit` deliveries to `owner` for `lease` seconds.  Never blocks for work.
 
         First requeued and delayed ones that are due, then new ones in the order of append; of an ordered subscription
@@ -247,8 +245,8 @@ class Transport(Protocol):
 
         What an owner held when its lease ended is *suspect*: it is given out, one at a time, only to a claim with
         `alone=True`, whose caller promises to run nothing beside it.  Such a claim gives one suspect or nothing, and
-        when its lease ends unsettled, an attempt is spent.  A suspect that is handed back with `Release`, or requeued as
-        one, stays one; any other outcome says that its worker survived it.  Each claim has a fence greater than all
+        when its lease ends unsettled, an attempt is spent.  A suspect that is handed back with `Release`, or requeued
+        as one, stays one; any other outcome says that its worker survived it.  Each claim has a fence greater than all
         before it.
 
         Raises:

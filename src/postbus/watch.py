@@ -1,4 +1,4 @@
-"""Time limits of all runs of a worker, with one timer: cancels those whose time is up, gives up those that ignore it."""
+"""Time limits of all runs of a worker, with one timer: cancels what is overdue, gives up what ignores that."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ class Watch:
     A timer for each run would cost more than most runs: https://docs.python.org/3/library/asyncio-task.html#timeouts
     """
 
-    def __init__(
-        self, slots: Set[Slot], counters: Counters, patience: float, give_up: Callable[[Slot], None]
-    ) -> None:
+    def __init__(self, slots: Set[Slot], counters: Counters, patience: float, give_up: Callable[[Slot], None]) -> None:
         self._slots = slots
         self._counters = counters
         self._patience = min(_SWALLOW, patience)

@@ -1,6 +1,6 @@
 """One process' share of a bus's work: ties claims, slots, settles and leases together; start, suspects, shutdown.
 
-    doorbell -> claims -> lane.ready -> a slot runs it -> settler -> the slot is free again
+doorbell -> claims -> lane.ready -> a slot runs it -> settler -> the slot is free again
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .slots import Isolate, Slots
 from .transport import Transport, WorkerInfo
 
 __all__ = ["Worker", "WorkerSettings"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
@@ -71,22 +72,17 @@ class Worker:
         self._transport = transport
         self._counters = counters
         self._declare = declare
-        self._lanes = {
-            d.subscriber.name: Lane(d, isolated=isolate is not None and d.subscriber.isolation == "process")
-            for d in dispatches
-        }
+        self._lanes = {d.subscriber.name: Lane(d, isolated=isolate is not None) for d in dispatches}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._state: Literal["new", "running", "draining", "gone"] = "new"
         self._quiet: list[asyncio.Future[None]] = []  # who waits until nothing runs
         self._started_at = datetime.now(UTC)
-        self._slots: Slots
-        self._claims: Claims
         self._settler = Settler(
             transport,
             counters,
             tuple(observers),
-            freed=lambda lanes, slots: self._slots.freed(lanes, slots),
-            due=lambda lane, after: self._claims.due_in(lane, after),
+            freed=self._freed,
+            due=self._due_in,
         )
         self._slots = Slots(
             settings.concurrency,
@@ -96,7 +92,7 @@ class Worker:
             observers=tuple(observers),
             isolate=isolate,
             still_leased=self._still_leased,
-            feed=lambda lane: self._claims.feed(lane),
+            feed=self._feed,
             failed=self._fail,
             rested=self._tell_quiet,
         )
@@ -114,6 +110,17 @@ class Worker:
             refuse=self._slots.release,
             suspects=self._note_suspects,
         )
+
+    # Its parts know each other only through these.
+
+    def _freed(self, lanes: Sequence[Lane], slots: int) -> None:
+        self._slots.freed(lanes, slots)
+
+    def _due_in(self, lane: Lane, after: float) -> None:
+        self._claims.due_in(lane, after)
+
+    def _feed(self, lane: Lane) -> None:
+        self._claims.feed(lane)
 
     # -- life
 
@@ -261,8 +268,9 @@ class Worker:
         return held + self._slots.held() + self._settler.unsettled()
 
     def _still_leased(self, lane: Lane) -> bool:
-        """Whether what is ready may start.  Else this process stood still for longer than the lease, and what had not
-        started is handed back, not run.
+        """Whether what is ready may start.
+
+        Else this process stood still for longer than the lease, and what had not started is handed back, not run.
         """
         now = time.monotonic()
         if now < lane.sure_until:

@@ -15,7 +15,6 @@ from rig_events import Happened
 from postbus import Bus, DeliveryContext, Reject, Retry
 from postbus.testing.ledger import Ledger
 
-
 LEASE = float(os.environ.get("RIG_LEASE", "1"))
 bus = Bus(os.environ["RIG_URL"], lease=LEASE, grace=float(os.environ.get("RIG_GRACE", "5")))
 ledger = Ledger(os.environ["RIG_LEDGER"])
@@ -67,6 +66,6 @@ async def act(event: Happened, context: DeliveryContext) -> None:
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         case "block":
-            time.sleep(event.seconds)
+            time.sleep(event.seconds)  # noqa: ASYNC251 - it blocks the loop on purpose
         case other:
             raise ValueError(f"what is {other!r}?")

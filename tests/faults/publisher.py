@@ -15,7 +15,9 @@ from postbus import PublishFailed, PublishUnknown
 async def main(first: int, count: int, batch: int, do: str) -> None:
     async with bus:
         for start in range(first, first + count, batch):
-            events = [(uuid4(), Happened(n, f"{first}-{n % 50}", do)) for n in range(start, min(start + batch, first + count))]
+            events = [
+                (uuid4(), Happened(n, f"{first}-{n % 50}", do)) for n in range(start, min(start + batch, first + count))
+            ]
             await asyncio.gather(*(publish(event_id, one) for event_id, one in events))
 
 
@@ -36,4 +38,6 @@ async def publish(event_id: object, one: Happened) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] if len(sys.argv) > 4 else "work"))
+    asyncio.run(
+        main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] if len(sys.argv) > 4 else "work")
+    )

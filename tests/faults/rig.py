@@ -25,7 +25,9 @@ SUBSCRIPTIONS = ("plain", "ordered")
 class Rig:
     """One store, one ledger, and the processes around them."""
 
-    def __init__(self, folder: Path, url: str, *, lease: float = 1.0, concurrency: int = 10, grace: float = 5.0) -> None:
+    def __init__(
+        self, folder: Path, url: str, *, lease: float = 1.0, concurrency: int = 10, grace: float = 5.0
+    ) -> None:
         self.url = url
         self.lease = lease
         self.concurrency = concurrency
@@ -64,7 +66,7 @@ class Rig:
         return []
 
     def kill(self, pid: int) -> None:
-        """kill -9."""
+        """Kill -9."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
@@ -88,6 +90,11 @@ class Rig:
             if time.monotonic() > until:
                 raise AssertionError(f"not within {timeout:g} s: {what}\n{self.log_tail()}")
             await asyncio.sleep(0.01)
+
+    async def more_ends(self, count: int) -> None:
+        """Wait until so many more runs have ended."""
+        enough = self.ledger.count("END") + count
+        await self.until(lambda: self.ledger.count("END") >= enough, 60, f"{count} more runs end")
 
     async def drained(self, timeout: float) -> float:
         """Wait until nothing is left; return how long that took."""

@@ -32,8 +32,7 @@ async def test_nothing_is_lost_however_often_workers_are_killed(torment: Rig) ->
     publishers = [torment.publisher(start, events // 2) for start in (0, events // 2)]
     workers = [torment.worker(), torment.worker()]
     for _ in range(kills):
-        ends = torment.ledger.count("END")
-        await torment.until(lambda: torment.ledger.count("END") > ends + 200, 60, "work between two kills")
+        await torment.more_ends(200)
         victims = [pid for worker in workers for pid in torment.running_pids(worker)]
         if victims:
             torment.kill(luck.choice(victims))
@@ -60,8 +59,7 @@ async def test_frozen_workers_are_fenced_off(torment: Rig) -> None:
     publisher = torment.publisher(0, 4_000)
     workers = [torment.worker(), torment.worker()]
     for turn in range(4):
-        ends = torment.ledger.count("END")
-        await torment.until(lambda: torment.ledger.count("END") > ends + 100 or publisher.poll() == 0, 60, "work")
+        await torment.more_ends(100)
         pids = torment.running_pids(workers[turn % 2])
         if not pids:
             continue

@@ -1,6 +1,6 @@
 """What really happened, written by the processes it happened to, and whether it keeps the delivery contract.
 
-Each process appends lines to one file with single `O_APPEND` writes, so that a killed process leaves whole lines or none.
+Each process appends lines to one file with single `O_APPEND` writes: a killed process leaves whole lines or none.
 The check is linear in their number: https://pubs.opengroup.org/onlinepubs/9799919799/functions/write.html
 """
 
@@ -11,6 +11,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -95,7 +96,7 @@ class Verdict:
         accepted: events whose publish returned.
         recovered: events of unknown fate that arrived after all.
         lost: (subscription, event) accepted, and neither handled nor dead.
-        unexpected: events that ran although nobody meant to publish them, or although their publish had failed for sure.
+        unexpected: events that ran although nobody meant to publish them, or their publish had failed for sure.
         duplicates: (subscription, event) to the number of runs beyond the first, retries after an error not counted.
         overlaps: runs of one delivery that overlapped in two processes of which none was frozen.
         disorder: ordered deliveries whose runs to success came in another order than they were published.
@@ -177,17 +178,17 @@ def _overlaps(lines: list[Entry], frozen: Collection[int]) -> list[tuple[Entry, 
     spans: list[tuple[Entry, Entry]] = []
     for begin in (line for line in lines if line.kind == "START"):
         end = next(
-            (e for e in lines if e.kind != "START" and (e.pid, e.fence) == (begin.pid, begin.fence) and e.at >= begin.at),
+            (
+                e
+                for e in lines
+                if e.kind != "START" and (e.pid, e.fence) == (begin.pid, begin.fence) and e.at >= begin.at
+            ),
             None,
         )
         if end is not None and begin.pid not in frozen:
             spans.append((begin, end))
     spans.sort(key=lambda span: span[0].at)
-    return [
-        (one[0], two[0])
-        for one, two in zip(spans, spans[1:], strict=False)
-        if two[0].at < one[1].at and one[0].pid != two[0].pid
-    ]
+    return [(one[0], two[0]) for one, two in pairwise(spans) if two[0].at < one[1].at and one[0].pid != two[0].pid]
 
 
 def _disorder(runs: Mapping[tuple[str, str], list[Entry]], subscription: str) -> list[tuple[Entry, Entry]]:
@@ -198,5 +199,5 @@ def _disorder(runs: Mapping[tuple[str, str], list[Entry]], subscription: str) ->
     wrong: list[tuple[Entry, Entry]] = []
     for lines in firsts.values():
         lines.sort(key=lambda line: line.at)
-        wrong += [(a, b) for a, b in zip(lines, lines[1:], strict=False) if b.number < a.number]
+        wrong += [(a, b) for a, b in pairwise(lines) if b.number < a.number]
     return wrong
