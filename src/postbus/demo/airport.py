@@ -22,7 +22,7 @@ __all__ = ["AT_ONCE", "DESKS", "MEANT_FOR", "airport", "bus_at"]
 
 airport = Router()
 
-# Four tries within about three seconds: short enough to be watched, and too short for the outage to come.
+# Four tries within about three seconds: short enough to be watched, and to be spent before the outage is over.
 SOON = Retry(attempts=4, delay=0.4, multiplier=2, max_delay=2, jitter=0.25)
 
 # Which events each subscription is for: said once more beside the code, so that the ledger need not ask the bus.
