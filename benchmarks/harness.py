@@ -126,7 +126,7 @@ class Row:
         id: what `--only` is matched against.
         title: the scenario in words.
         prepare: run once before the first round, to fill the row's shared directory.
-        rounds: fewer than the usual, for what takes minutes and is no ratio of speeds.
+        rounds: instead of the usual: one for what takes minutes and is no ratio of speeds, more for short samples.
         timeout: seconds after which a sample has failed.
         note: how to read it.
     """
@@ -147,6 +147,10 @@ class Sizes:
 
     rounds: int = 5
     divisor: int = 1
+
+    def rounds_of(self, row: Row) -> int:
+        """How often to run a row; what is quick never takes more rounds than it says."""
+        return row.rounds if row.rounds and (self.divisor == 1 or row.rounds < self.rounds) else self.rounds
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,7 +187,7 @@ def run_row(row: Row, sizes: Sizes, under: Path, progress: Progress) -> Outcome:
     """Run a row's rounds in a directory of its own below `under`, which is removed afterwards."""
     samples: dict[str, list[Measure]] = {contender.name: [] for contender in row.contenders}
     failures: dict[str, str] = {}
-    rounds = min(sizes.rounds, row.rounds or sizes.rounds)
+    rounds = sizes.rounds_of(row)
     under.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=under, prefix=f"{row.id}-") as shared:
         for step in row.prepare:

@@ -18,7 +18,7 @@ _LOTS = "postbus, 1,000,000 waiting"
 _NONE = "postbus, no retry waiting"
 _RETRIES = "postbus, 100,000 retries waiting"
 _GAINED = "MiB gained"
-_GAINED_NOTE = "Gained: the most that any tenth of the way held above the first tenth."
+_GAINED_NOTE = "Gained: the most above half-way that it held in the second half; caches are full by then."
 
 ROWS = (
     Row(
@@ -145,17 +145,17 @@ ROWS = (
         id="flat-memory",
         title="a worker's memory over 1,000,000 events, memory transport",
         contenders=(ours("soak:memory_passing", 1_000_000, url="memory://"),),
-        targets=(at_most(16, _GAINED),),
+        targets=(at_most(9, _GAINED),),
         rounds=1,
         timeout=600,
-        note=f"{_GAINED_NOTE} Each id is remembered for ten minutes, at 16 bytes: 13.7 MiB here.",
+        note=f"{_GAINED_NOTE} Each id is remembered for ten minutes, at 16 bytes: 7.6 MiB here.",
     ),
     Row(
         id="flat-sqlite",
         title="a worker's memory over 1,000,000 events, SQLite",
         prepare=(ours("soak:stored", 1_000_000, url=_SHARED),),
         contenders=(ours("soak:memory_stored", 1_000_000, url=_SHARED),),
-        targets=(at_most(8, _GAINED),),
+        targets=(at_most(2, _GAINED),),
         rounds=1,
         timeout=600,
         note=_GAINED_NOTE,
@@ -165,7 +165,7 @@ ROWS = (
         title="a worker's memory while 100,000 events fail and wait for their retry, SQLite",
         prepare=(ours("soak:stored", 100_000, url=_SHARED),),
         contenders=(ours("soak:memory_failing", 100_000, url=_SHARED),),
-        targets=(at_most(8, _GAINED),),
+        targets=(at_most(2, _GAINED),),
         rounds=1,
         timeout=300,
         note=_GAINED_NOTE,
@@ -181,8 +181,9 @@ ROWS = (
             ours("soak:memory_beside", 2_000, _NONE, url=_FILE),
             ours("soak:memory_beside", 2_000, _RETRIES, url=_SHARED),
         ),
-        targets=(at_most(1.05, "MiB", _NONE, of=_RETRIES),),
+        targets=(at_most(1.15, "MiB", _NONE, of=_RETRIES),),
         timeout=300,
+        note="The difference is SQLite's page cache; kept in memory, so many retries would be several times this.",
     ),
     Row(
         id="sqlite-backlog",
@@ -193,6 +194,7 @@ ROWS = (
             ours("soak:backlog", 9_000, _LOTS, url=_SHARED, fill=0),
         ),
         targets=(at_least(0.9, _FEW, of=_LOTS),),
+        rounds=11,
         timeout=600,
     ),
 )
