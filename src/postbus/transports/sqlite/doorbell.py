@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import threading
 import time
@@ -12,9 +13,10 @@ from ...clock import Clock
 from ...errors import Closed, PostbusError, TransportBroken
 from .files import Place
 from .schema import Tables
-from .store import translated
 
 __all__ = ["Doorbell"]
+
+log = logging.getLogger("postbus")
 
 # Seconds between two looks at `data_version`: while something moved within the last second, and when not.
 _AWAKE, _DROWSY = 0.001, 0.008
@@ -156,10 +158,9 @@ class Doorbell:
                     connection = connection or self._connect()
                     self._watch(connection)
                 except sqlite3.Error as error:
-                    failure = translated(error, self._place.path)
-                    if isinstance(failure, TransportBroken):
-                        raise failure from error
-                    self._stopped.wait(0.1)  # busy or full: look again, as workers poll anyhow
+                    self._place.check()
+                    log.debug("the doorbell cannot look at %s: %s", self._place.name, error)
+                    self._stopped.wait(0.1)  # look again; workers poll anyhow
         except TransportBroken as error:
             self._fail(error)
         finally:

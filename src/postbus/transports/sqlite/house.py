@@ -215,7 +215,7 @@ def _opened(path: Path, tables: Tables, synchronous: str) -> tuple[sqlite3.Conne
 
 
 def _opened_sidecar(path: Path, tables: Tables) -> sqlite3.Connection:
-    connection = connect_sidecar(path)
+    connection = connect_sidecar(path, create=True)
     try:
         create_workers(connection, tables)
     except BaseException:

@@ -113,7 +113,7 @@ def connect_main(path: Path, *, synchronous: str, reading: bool = False) -> sqli
         ConfigError: when it cannot be a WAL database.
         sqlite3.Error: when it cannot be opened now.
     """
-    connection = _connect(path, 1.0 if reading else 0.0)
+    connection = _connect(path, 1.0 if reading else 0.0, create=not reading)
     try:
         connection.execute("PRAGMA trusted_schema = OFF")
         if reading:
@@ -131,7 +131,7 @@ def connect_main(path: Path, *, synchronous: str, reading: bool = False) -> sqli
 
 def connect_effects(path: Path, *, synchronous: str) -> sqlite3.Connection:
     """Open the main file for a subscriber's own writes: plain, but as durable as ours."""
-    connection = _connect(path, 0.005)
+    connection = _connect(path, 0.005, create=False)
     try:
         connection.execute(f"PRAGMA synchronous = {synchronous}")
     except BaseException:
@@ -140,9 +140,9 @@ def connect_effects(path: Path, *, synchronous: str) -> sqlite3.Connection:
     return connection
 
 
-def connect_sidecar(path: Path) -> sqlite3.Connection:
+def connect_sidecar(path: Path, *, create: bool = False) -> sqlite3.Connection:
     """Open the sidecar file.  Nothing in it outlives the boot, so nothing in it is forced to disk."""
-    connection = _connect(path, 5.0)
+    connection = _connect(path, 5.0, create=create)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = OFF")
@@ -158,9 +158,11 @@ def _use_log(connection: sqlite3.Connection, path: Path) -> None:
         raise ConfigError(f"{path} cannot use a write-ahead log (it stays in {mode!r} mode): use a local disk")
 
 
-def _connect(path: Path, timeout: float) -> sqlite3.Connection:
+def _connect(path: Path, timeout: float, *, create: bool) -> sqlite3.Connection:
+    """A file that was deleted must not come back empty, only because somebody looks into it."""
     connection = sqlite3.connect(
-        path,
+        f"{path.as_uri()}?mode={'rwc' if create else 'rw'}",
+        uri=True,
         timeout=timeout,
         isolation_level=None,
         check_same_thread=False,
