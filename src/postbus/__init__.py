@@ -92,8 +92,8 @@ _ROOMS = MappingProxyType(
         "context": "Context DeliveryContext",
         "delivery": "DeadLetter Failure Reject Snooze",
         "envelope": "Envelope",
-        "errors": "Closed CodecError ConfigError ForkError InvalidName LeaseLost PostbusError PublishFailed PublishUnknown"
-        " TooLarge TransportBroken TransportError TransportFull UnknownEvent UnknownSubscription",
+        "errors": "Closed CodecError ConfigError ForkError InvalidName LeaseLost PostbusError PublishFailed "
+        "PublishUnknown TooLarge TransportBroken TransportError TransportFull UnknownEvent UnknownSubscription",
         "event": "RawEvent event",
         "inspection": "Health Stats",
         "middleware": "Next Publishing around_delivery around_publish",
@@ -105,8 +105,9 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names.split
 
 
 class _Package(ModuleType):
-    """`postbus.event` is the decorator, and also the name of the module it lives in: importing that module must not
-    put the module in the decorator's place.
+    """A package whose `event` stays the decorator.
+
+    It is also the name of the module that the decorator lives in, which importing would put in its place.
     """
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -24,6 +24,7 @@ _KILL_AFTER = 30.0
 _SLOW = 0.25
 _OLD = 3600.0
 _SKEW = 5.0
+_TURNS, _TURN, _LATE = 20, 0.001, 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +55,12 @@ class Diagnosed(Protocol):
 
 async def examine(bus: Bus) -> list[Finding]:
     """Look at everything that can be seen from here.  The bus need not be open; nothing is declared."""
-    found = [*_program(bus), *_traits(bus.transport.traits)]
+    found = [*_program(bus), _traits(bus.transport.traits)]
     try:
         async with bus.opened(declare=False):
             found += await _store(bus)
     except PostbusError as error:
-        found.append(Finding(level="error", what="connection", text=f"{bus!r} cannot be opened: {error}"))
+        found.append(_error("connection", f"{bus!r} cannot be opened: {error}"))
     return found
 
 
@@ -67,59 +68,54 @@ async def examine(bus: Bus) -> list[Finding]:
 
 
 def _program(bus: Bus) -> Iterator[Finding]:
-    subscribers = bus.subscribers
-    if not subscribers:
-        yield Finding(
-            level="note", what="subscribers", text="this program declares none",
-            advice="workers have nothing to run; @bus.subscriber(...) declares one",
-        )  # fmt: skip
-    for subscriber in subscribers:
+    if not bus.subscribers:
+        yield _note("subscribers", "this program declares none", "@bus.subscriber(...) gives workers something to run")
+    for subscriber in bus.subscribers:
         yield from _subscriber(subscriber)
-    grace = bus.worker_settings.grace
+    grace, lease = bus.worker_settings.grace, bus.worker_settings.lease
     if grace >= _KILL_AFTER:
-        yield Finding(
-            level="warning", what="grace", text=f"{grace:g} s, and most orchestrators kill after {_KILL_AFTER:g} s",
-            advice="lower grace=, or raise the orchestrator's own limit (terminationGracePeriodSeconds, TimeoutStopSec)",
-        )  # fmt: skip
-    lease = bus.worker_settings.lease
+        yield _warning(
+            "grace",
+            f"{grace:g} s, and most orchestrators kill after {_KILL_AFTER:g} s",
+            "lower grace=, or raise their limit (terminationGracePeriodSeconds, TimeoutStopSec)",
+        )
     if lease < 1:
-        yield Finding(
-            level="warning", what="lease", text=f"{lease:g} s: a worker that pauses for so long loses what it holds",
-            advice="15 s or more in production",
-        )  # fmt: skip
+        yield _warning(
+            "lease",
+            f"{lease:g} s: a worker that pauses for so long loses what it holds",
+            "15 s or more in production",
+        )
 
 
 def _subscriber(subscriber: Subscriber) -> Iterator[Finding]:
     what = f"subscriber {subscriber.name}"
     if subscriber.retry.attempts == 1:
-        yield Finding(
-            level="note", what=what, text="attempts=1: the first error buries", advice="Retry(attempts=...) tries again"
-        )
+        yield _note(what, "attempts=1: the first error buries", "Retry(attempts=...) tries again")
     if subscriber.ordered and subscriber.on_bury == "park":
-        yield Finding(
-            level="note", what=what, text="a dead letter holds its key's later events until it is replayed or discarded",
-            advice="watch parked in `postbus status`",
-        )  # fmt: skip
+        yield _note(
+            what,
+            "a dead letter holds its key's later events until it is replayed or discarded",
+            "watch parked in `postbus status`",
+        )
     if any(pattern.text == ">" for pattern in subscriber.interest.patterns):
-        yield Finding(level="note", what=what, text="takes every event there is, of other programs too")
+        yield _note(what, "takes every event there is, of other programs too")
 
 
-def _traits(traits: Traits) -> Iterator[Finding]:
+def _traits(traits: Traits) -> Finding:
+    what = "durability"
     match traits.durable:
         case "memory":
-            yield Finding(
-                level="warning", what="durability", text=f"{traits.name}:// keeps events in this process only",
-                advice="sqlite:///app.db survives the process",
-            )  # fmt: skip
+            return _warning(what, f"{traits.name}:// keeps events in this process only", "sqlite:///app.db survives it")
         case "os":
-            yield Finding(
-                level="warning", what="durability", text="what is accepted survives a killed process, not a power loss",
-                advice="durability=disk, where the transport has it",
-            )  # fmt: skip
+            return _warning(
+                what,
+                "what is accepted survives a killed process, not a power loss",
+                "durability=disk, where the transport has it",
+            )
         case "disk":
-            yield Finding(level="ok", what="durability", text="what is accepted is on disk")
+            return _ok(what, "what is accepted is on disk")
         case "server":
-            yield Finding(level="note", what="durability", text="as the server is configured")
+            return _note(what, "as the server is configured")
 
 
 # -- the transport
@@ -128,90 +124,105 @@ def _traits(traits: Traits) -> Iterator[Finding]:
 async def _store(bus: Bus) -> list[Finding]:
     health = await bus.health()
     if not health.connected:
-        return [Finding(level="error", what="connection", text=f"{bus!r} does not answer: {health.error}")]
+        return [_error("connection", f"{bus!r} does not answer: {health.error}")]
     store = inspectable(bus.transport)
     stats = await bus.stats()
     infos = {info.name: info for info in await store.subscriptions()}
     workers = await store.workers()
-    found = [*_answers(bus, health), *_declared(bus, infos), *_standing(stats), *_workers(workers)]
+    found = [_answers(bus, health), *_declared(bus, infos), *_standing(stats), *_workers(workers)]
     if isinstance(bus.transport, Diagnosed):
         found += [Finding(level=f[0], what=f[1], text=f[2], advice=f[3]) for f in await bus.transport.findings()]
     return [*found, await _loop()]
 
 
-def _answers(bus: Bus, health: Health) -> Iterator[Finding]:
+def _answers(bus: Bus, health: Health) -> Finding:
     latency = health.latency or 0.0
-    slow = latency > _SLOW
-    yield Finding(
-        level="warning" if slow else "ok", what="connection", text=f"{bus!r} answers in {latency * 1000:.1f} ms",
-        advice="every publish waits for the transport at least once" if slow else "",
-    )  # fmt: skip
+    text = f"{bus!r} answers in {latency * 1000:.1f} ms"
+    if latency > _SLOW:
+        return _warning("connection", text, "every publish waits for it at least once")
+    return _ok("connection", text)
 
 
 def _declared(bus: Bus, infos: dict[str, SubscriptionInfo]) -> Iterator[Finding]:
     ours = {subscriber.name: subscriber for subscriber in bus.subscribers}
     for name, subscriber in ours.items():
-        info = infos.get(name)
+        what, info = f"subscription {name}", infos.get(name)
         if info is None and subscriber.was not in infos:
-            yield Finding(
-                level="error", what=f"subscription {name}", text="is not declared: what is published now does not reach it",
-                advice="postbus setup, before traffic",
-            )  # fmt: skip
+            yield _error(
+                what, "is not declared: what is published now does not reach it", "postbus setup, before traffic"
+            )
         elif info is not None and set(info.spec.wants) != set(subscriber.interest.wants):
-            yield Finding(
-                level="warning", what=f"subscription {name}",
-                text=f"takes {', '.join(info.spec.wants)}, and this program wants {', '.join(subscriber.interest.wants)}",
-                advice="postbus setup, if this program is the newest",
-            )  # fmt: skip
+            theirs, wanted = ", ".join(info.spec.wants), ", ".join(subscriber.interest.wants)
+            yield _warning(
+                what,
+                f"takes {theirs}, and this program wants {wanted}",
+                "postbus setup, if this program is the newest",
+            )
     for name in infos.keys() - ours.keys():
-        yield Finding(
-            level="warning", what=f"subscription {name}", text="is durable, and no subscriber of this program has its name",
-            advice=f"was={name!r} in the code if it was renamed, `postbus subs retire` if it is gone, nothing if it is "
-            f"another program's",
-        )  # fmt: skip
+        yield _warning(
+            f"subscription {name}",
+            "is durable, and no subscriber of this program has its name",
+            f"was={name!r} if it was renamed; `postbus subs retire` if it is gone; nothing if another program runs it",
+        )
     if ours and ours.keys() == infos.keys():
-        yield Finding(level="ok", what="subscriptions", text=f"{len(ours)} declared")
+        yield _ok("subscriptions", f"{len(ours)} declared")
 
 
 def _standing(stats: Stats) -> Iterator[Finding]:
     for name, one in stats.items():
         what = f"subscription {name}"
         if one.paused:
-            yield Finding(level="warning", what=what, text=f"is paused, with {one.backlog:,} waiting", advice="postbus subs resume")
+            yield _warning(what, f"is paused, with {one.backlog:,} waiting", "postbus subs resume")
         elif one.backlog and not one.workers:
-            yield Finding(level="error", what=what, text=f"{one.backlog:,} wait, and no worker runs it", advice="postbus worker")
+            yield _error(what, f"{one.backlog:,} wait, and no worker runs it", "postbus worker")
         elif one.oldest_age is not None and one.oldest_age > _OLD:
-            yield Finding(
-                level="warning", what=what, text=f"the oldest of {one.backlog:,} has waited for {one.oldest_age / 3600:.1f} h",
-                advice="more workers (-w), or a higher concurrency",
-            )  # fmt: skip
+            hours = one.oldest_age / 3600
+            yield _warning(
+                what, f"the oldest of {one.backlog:,} has waited for {hours:.1f} h", "more workers, or more concurrency"
+            )
         if one.dead:
-            yield Finding(
-                level="warning", what=what, text=f"{one.dead:,} dead letters",
-                advice="postbus dead list; replay or discard them",
-            )  # fmt: skip
+            yield _warning(what, f"{one.dead:,} dead letters", "postbus dead list; replay or discard them")
         if one.parked:
-            yield Finding(level="warning", what=what, text=f"{one.parked:,} keys are parked, with {one.parked_events:,} events")
+            yield _warning(what, f"{one.parked:,} keys are parked, with {one.parked_events:,} events")
 
 
 def _workers(workers: Sequence[WorkerInfo]) -> Iterator[Finding]:
-    versions = {worker.version for worker in workers}
+    versions = sorted({worker.version for worker in workers})
     if len(versions) > 1:
-        yield Finding(level="note", what="workers", text=f"of {len(versions)} versions: {', '.join(sorted(versions))}")
-    ahead = [w for w in workers if w.seen_at is not None and (w.seen_at - datetime.now(UTC)).total_seconds() > _SKEW]
-    if ahead:
-        yield Finding(
-            level="warning", what="clock", text="workers were seen in the future: this machine's clock is behind theirs",
-            advice="run an NTP client on every machine",
-        )  # fmt: skip
-    yield Finding(level="ok" if workers else "note", what="workers", text=f"{len(workers)} live")
+        yield _note("workers", f"of {len(versions)} versions: {', '.join(versions)}")
+    now = datetime.now(UTC)
+    if any(w.seen_at is not None and (w.seen_at - now).total_seconds() > _SKEW for w in workers):
+        yield _warning(
+            "clock", "workers were seen in the future: this machine's clock is behind", "run an NTP client everywhere"
+        )
+    yield _ok("workers", f"{len(workers)} live") if workers else _note("workers", "none is live")
 
 
 async def _loop() -> Finding:
     """How late the event loop turns: a machine without time to spare misses leases."""
     began = time.monotonic()
-    for _ in range(20):
-        await asyncio.sleep(0.001)
-    late = (time.monotonic() - began) / 20 - 0.001
-    level: Level = "warning" if late > 0.05 else "ok"
-    return Finding(level=level, what="event loop", text=f"turns {late * 1000:.1f} ms late on average")
+    for _ in range(_TURNS):
+        await asyncio.sleep(_TURN)
+    late = (time.monotonic() - began) / _TURNS - _TURN
+    text = f"turns {late * 1000:.1f} ms late on average"
+    return (
+        _warning("event loop", text, "leases need a machine with time to spare")
+        if late > _LATE
+        else _ok("event loop", text)
+    )
+
+
+def _ok(what: str, text: str) -> Finding:
+    return Finding(level="ok", what=what, text=text)
+
+
+def _note(what: str, text: str, advice: str = "") -> Finding:
+    return Finding(level="note", what=what, text=text, advice=advice)
+
+
+def _warning(what: str, text: str, advice: str = "") -> Finding:
+    return Finding(level="warning", what=what, text=text, advice=advice)
+
+
+def _error(what: str, text: str, advice: str = "") -> Finding:
+    return Finding(level="error", what=what, text=text, advice=advice)

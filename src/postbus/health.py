@@ -30,9 +30,11 @@ class HealthBoard:
     """The newest state of every worker process.  Thread-safe."""
 
     def __init__(self, *, expected: int, file: str | None = None) -> None:
-        """Args:
-        expected: how many processes there should be.
-        file: kept up to date while the workers live, and removed when they do not.
+        """Know nothing yet.
+
+        Args:
+            expected: how many processes there should be.
+            file: kept up to date while the workers live, and removed when they do not.
         """
         self._expected = expected
         self._file = None if file is None else Path(file)
@@ -104,7 +106,8 @@ def _judged(worker: dict[str, Any], ago: float) -> dict[str, Any]:
     silent = round(worker.get("heard_ago", 0.0) + ago, 3)
     turns = silent < _SILENT
     healthy = bool(worker.get("healthy", True)) or worker.get("state") == "draining"
-    return {**known, "silent_for": silent, "live": turns and healthy, "ready": turns and worker.get("state") == "running"}
+    ready = turns and worker.get("state") == "running"
+    return {**known, "silent_for": silent, "live": turns and healthy, "ready": ready}
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -130,7 +133,7 @@ class _Answer(BaseHTTPRequestHandler):
         else:
             self._send(200 if report[wanted] else 503, report)
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815 - the base class's word
 
     def _send(self, status: int, answer: dict[str, Any]) -> None:
         body = json.dumps(answer).encode() + b"\n"

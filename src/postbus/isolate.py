@@ -31,7 +31,7 @@ from .failure import redacted
 from .logs import Logs
 from .program import Program
 from .slots import ProcessDied
-from .supervisor import ending
+from .supervisor import ending, heedless
 
 __all__ = ["Isolation", "main"]
 
@@ -105,7 +105,7 @@ class Isolation:
             try:
                 child = self._idle.pop() if self._idle else await _Child.start(self._settings)
             except NotStarted as error:
-                log.error("no process for an isolated delivery: %s", error)
+                log.error("no process for an isolated delivery: %s", error)  # noqa: TRY400 - it says all there is
                 return Requeue(_NOT_STARTED, suspect=delivery.suspect)
             try:
                 outcome = await child.run(delivery, timeout)
@@ -238,7 +238,7 @@ class _Link:
     """The child's end: jobs come in by a thread, so that the parent's end is noticed whatever runs."""
 
     def __init__(self, descriptor: int) -> None:
-        os.set_inheritable(descriptor, False)  # a child of ours that held it would hide our death
+        os.set_inheritable(descriptor, False)  # noqa: FBT003 - a child of ours that held it would hide our death
         self._socket = socket.socket(fileno=descriptor)
 
     def say(self, report: Report) -> None:
@@ -283,7 +283,8 @@ def _restored(receipt: Any) -> Any:
 
 
 async def _run(dispatch: Dispatch, job: Job) -> Outcome | Done:
-    delivery = Delivery(job.envelope, job.subscription, job.attempt, job.fence, job.owner, _restored(job.receipt), job.suspect)
+    receipt = _restored(job.receipt)
+    delivery = Delivery(job.envelope, job.subscription, job.attempt, job.fence, job.owner, receipt, job.suspect)
     run = Run()
     run.deadline = time.monotonic() + job.timeout
     outcome = dispatch.start(run, delivery)
@@ -293,14 +294,14 @@ async def _run(dispatch: Dispatch, job: Job) -> Outcome | Done:
 def main(arguments: list[str]) -> int:
     """Run as `python -m postbus.isolate DESCRIPTOR SETTINGS`."""
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent has them, and says what they mean
-        signal.signal(number, lambda number, frame: None)
+        signal.signal(number, heedless)
     link = _Link(int(arguments[0]))
     settings = json.loads(arguments[1])
     try:
         Logs(**settings["logs"]).configure(redacted)
         asyncio.run(_serve(Program(**settings["program"]).load(), link))
     except PostbusError as error:
-        log.error("cannot run isolated deliveries: %s", error)
+        log.error("cannot run isolated deliveries: %s", error)  # noqa: TRY400 - it says all there is
         return 1
     return 0
 

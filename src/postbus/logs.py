@@ -71,7 +71,8 @@ class _Text(logging.Formatter):
         self._hide = hide
 
     def format(self, record: logging.LogRecord) -> str:
-        head = f"{_time(record):%Y-%m-%d %H:%M:%S}.{record.msecs:03.0f} {record.levelname} {os.getpid()} {record.name}: "
+        at = f"{_time(record):%Y-%m-%d %H:%M:%S}.{record.msecs:03.0f}"
+        head = f"{at} {record.levelname} {os.getpid()} {record.name}: "
         lines = [printable(self._hide(line)) for line in _lines(self, record)]
         return head + "\n  ".join(lines)
 

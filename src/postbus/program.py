@@ -58,9 +58,10 @@ class Program:
         return self._checked(self._made(found) if self.factory and callable(found) else found)
 
     def _not_imported(self, module: str, error: BaseException) -> ConfigError:
-        if isinstance(error, ModuleNotFoundError) and error.name is not None and f"{module}.".startswith(f"{error.name}."):
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{module}.".startswith(f"{missing}."):
             return ConfigError(
-                f"there is no module {error.name!r} in {self.app_dir!r} or among the installed ones: {_EXAMPLE}, "
+                f"there is no module {missing!r} in {self.app_dir!r} or among the installed ones: {_EXAMPLE}, "
                 f"or --app-dir"
             )
         return ConfigError(f"{module} cannot be imported:\n{_seen_by_its_author(error)}")

@@ -6,7 +6,7 @@ __all__ = ["one_line", "printable"]
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Return `text` with everything that is not printable spelled out, such as `\\x1b`; `keep` names exceptions.
+    """Return `text` with everything that is not printable spelled out in hexadecimal; `keep` names exceptions.
 
     Escape sequences, control characters and those that turn the direction of writing are all not printable.
     """

@@ -14,13 +14,13 @@ import socket
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
 
-__all__ = ["ABANDONED", "Board", "Child", "Supervisor", "ending"]
+__all__ = ["Board", "Child", "Supervisor", "ending", "heedless"]
 
 log = logging.getLogger("postbus.supervisor")
 
@@ -39,8 +39,18 @@ _TICK = 1.0
 _ECHO = 0.05
 _ROLL = 0
 
-# How a child is started: its number, the descriptor of its socket, and whether it replaces one that had been ready.
-Command = Callable[[int, int, bool], Sequence[str]]
+
+class Command(Protocol):
+    """How a child is started."""
+
+    def __call__(self, descriptor: int, *, again: bool) -> Sequence[str]:
+        """Return its command line.
+
+        Args:
+            descriptor: of its end of the socket.
+            again: it takes the place of one that was ready before.
+        """
+        ...
 
 
 class Board(Protocol):
@@ -147,12 +157,14 @@ class Supervisor:
         patient: bool = False,
         board: Board | None = None,
     ) -> None:
-        """Args:
-        command: makes the command line of a child.
-        processes: how many run.
-        until_done: a child that ends well is done; else another takes its place.
-        patient: a child that cannot start is tried again at the next `roll`, instead of giving up.
-        board: is shown the state of the processes, each second and at each change.
+        """Make one; nothing is started.
+
+        Args:
+            command: makes the command line of a child.
+            processes: how many run.
+            until_done: a child that ends well is done; else another takes its place.
+            patient: a child that cannot start is tried again at the next `roll`, instead of giving up.
+            board: is shown the state of the processes, each second and at each change.
         """
         self._command = command
         self._processes = processes
@@ -163,7 +175,7 @@ class Supervisor:
         self._due: dict[int, float] = {}
         self._hopeless: set[int] = set()
         self._early_deaths = dict.fromkeys(range(processes), 0)
-        self._was_ready = dict.fromkeys(range(processes), False)
+        self._was_ready: set[int] = set()
         self._crashes: dict[int, deque[float]] = {index: deque(maxlen=10) for index in range(processes)}
         self._rolling: deque[int] = deque()
         self._asked_at: float | None = None
@@ -172,7 +184,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._wake_in, self._wake_out = socket.socketpair()
         for end in (self._wake_in, self._wake_out):
-            end.setblocking(False)
+            end.setblocking(False)  # noqa: FBT003 - the only way to say it
         self._selector.register(self._wake_out, selectors.EVENT_READ)
 
     def roll(self) -> None:
@@ -202,7 +214,7 @@ class Supervisor:
         """Signals arrive as bytes on a socket, so that none is missed between two looks."""
         heeded = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
         wakeup = signal.set_wakeup_fd(self._wake_in.fileno(), warn_on_full_buffer=False)
-        before = {number: signal.signal(number, _noted) for number in heeded}
+        before = {number: signal.signal(number, heedless) for number in heeded}
         try:
             yield
         finally:
@@ -257,7 +269,7 @@ class Supervisor:
             log.critical("worker %d (pid %d) does not end: killed", child.index, child.process.pid)
             child.kill()
         elif child.ready:
-            self._was_ready[child.index] = True
+            self._was_ready.add(child.index)
             self._early_deaths[child.index] = 0
             if child.replaces is not None:
                 child.replaces.stop()
@@ -277,7 +289,7 @@ class Supervisor:
             log.error("worker %d (pid %d) %s while its successor starts", child.index, child.process.pid, child.ending)
         elif self._until_done and code == 0:
             log.info("worker %d is done", child.index)
-        elif not child.ready and not self._was_ready[child.index] and code in (WRONG, UNREACHABLE):
+        elif not child.ready and child.index not in self._was_ready and code in (WRONG, UNREACHABLE):
             self._give_up(child, code)  # it said why, and trying again would not help
         else:
             self._restart(child)
@@ -296,9 +308,10 @@ class Supervisor:
     def _start(self, index: int, replaces: Child | None = None) -> None:
         ours, its = socket.socketpair()
         with its:
-            again = self._was_ready[index] or self._early_deaths[index] > 0
-            process = subprocess.Popen(self._command(index, its.fileno(), again), pass_fds=[its.fileno()])
-        child = Child(index, process, ours, replaces, again=again and replaces is None)
+            command = self._command(its.fileno(), again=index in self._was_ready)
+            process = subprocess.Popen(command, pass_fds=[its.fileno()])
+        crashed = bool(self._crashes[index]) and replaces is None
+        child = Child(index, process, ours, replaces, again=crashed)
         self._children.append(child)
         self._selector.register(ours, selectors.EVENT_READ, child)
 
@@ -370,5 +383,5 @@ class Supervisor:
             self._board.show([*(child.state() for child in self._children), *gone])
 
 
-def _noted(number: int, frame: FrameType | None) -> None:
-    """The byte on the wake-up socket says it; this only keeps the default action from happening."""
+def heedless(_number: int, _frame: FrameType | None) -> None:
+    """A signal handler that only keeps the default action from happening: somebody else heeds the signal."""

@@ -52,10 +52,12 @@ _ALIASES = MappingProxyType({"run": "worker"})
 class _Commands(click.Group):
     """Sub-commands by table, imported when one is run."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """All of them, in the order of the table."""
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
+        """Import one."""
         found = _COMMANDS.get(_ALIASES.get(cmd_name, cmd_name))
         if found is None:
             return None
@@ -70,7 +72,8 @@ class _Commands(click.Group):
         _, command, rest = super().resolve_command(ctx, args)
         return command.name if command is not None else None, command, rest
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
+        """List them without importing any."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, what) for name, (_, _, what) in _COMMANDS.items()])
 
@@ -81,7 +84,7 @@ class _Commands(click.Group):
 )
 @click.version_option(__version__, prog_name="postbus")
 @click.option("--no-color", is_flag=True, help="No colours, as with NO_COLOR in the environment.")
-def postbus(no_color: bool) -> None:
+def postbus(*, no_color: bool) -> None:
     """The event bus for Python.
 
     APP is where the bus is: module:attribute, such as shop:bus.  It may be left out where POSTBUS_APP, or app= in

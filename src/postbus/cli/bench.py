@@ -67,7 +67,7 @@ class _Bench:
         self._bus.add_subscriber(self._take, NAME, name="bench", concurrency=_MANY)
         self._taken = 0
 
-    async def _take(self, event: RawEvent) -> None:
+    async def _take(self, _event: RawEvent) -> None:
         self._taken += 1
 
     async def run(self) -> dict[str, list[float]]:

@@ -29,7 +29,7 @@ def doctor(words: tuple[str, ...], *, app_dir: str, factory: bool, strict: bool,
     Looks at the program's declarations, what the transport holds, its workers, and settings that weaken a promise.
     Changes nothing.
     """
-    program, _ = without_app(words, app_dir, factory)
+    program, _ = without_app(words, app_dir, factory=factory)
     Logs(level="error").configure(redacted)
     found = asyncio.run(examine(program.load()))
     failed = any(_BAD.get(finding.level, 0) >= (1 if strict else 2) for finding in found)

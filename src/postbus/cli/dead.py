@@ -115,7 +115,7 @@ def dead() -> None:
 @as_json
 def list_letters(words: tuple[str, ...], *, app_dir: str, factory: bool, as_json: bool, **options: Any) -> None:
     """List dead letters, oldest burial first."""
-    program, _ = without_app(words, app_dir, factory)
+    program, _ = without_app(words, app_dir, factory=factory)
     letters = with_bus(program, _gather(_chosen(options)))
     if as_json:
         for letter in letters:
@@ -138,7 +138,7 @@ def list_letters(words: tuple[str, ...], *, app_dir: str, factory: bool, as_json
 @as_json
 def show(words: tuple[str, ...], *, app_dir: str, factory: bool, as_json: bool) -> None:
     """Show one dead letter with its payload and traceback; ID is its own or its event's."""
-    program, (text,) = without_app(words, app_dir, factory, names=1)
+    program, (text,) = without_app(words, app_dir, factory=factory, names=1)
     wanted = event_id(text)
 
     async def look(bus: Bus) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def show(words: tuple[str, ...], *, app_dir: str, factory: bool, as_json: bool) 
 @_acting
 def replay(words: tuple[str, ...], *, app_dir: str, factory: bool, **options: Any) -> None:
     """Deliver dead letters again, to the subscription that buried them only, with no attempt spent."""
-    _act("replay", words, app_dir, factory, **options)
+    _act("replay", words, app_dir, factory=factory, **options)
 
 
 @dead.command()
@@ -167,17 +167,17 @@ def replay(words: tuple[str, ...], *, app_dir: str, factory: bool, **options: An
 @_acting
 def discard(words: tuple[str, ...], *, app_dir: str, factory: bool, **options: Any) -> None:
     """Delete dead letters for good."""
-    _act("discard", words, app_dir, factory, **options)
+    _act("discard", words, app_dir, factory=factory, **options)
 
 
 @dead.command()
 @takes_app()
 @_filters
 @click.option("--limit", type=click.IntRange(1), help="At most so many, the oldest first.")
-@click.option("-o", "--output", type=click.File("w", "utf-8", lazy=True), default="-", help="Write here, not to stdout.")
+@click.option("-o", "--output", type=click.File("w", "utf-8", lazy=True), default="-", help="Where to; default stdout.")
 def export(words: tuple[str, ...], *, app_dir: str, factory: bool, output: TextIO, **options: Any) -> None:
     """Write dead letters as JSON lines: payload, bytes, headers, error.  `postbus publish --file` reads them."""
-    program, _ = without_app(words, app_dir, factory)
+    program, _ = without_app(words, app_dir, factory=factory)
     chosen = _chosen(options)
 
     async def write(bus: Bus) -> int:
@@ -208,9 +208,9 @@ def _gather(chosen: Chosen) -> Callable[[Bus], Any]:
 
 
 def _act(
-    what: Literal["replay", "discard"], words: tuple[str, ...], app_dir: str, factory: bool, /, **options: Any
+    what: Literal["replay", "discard"], words: tuple[str, ...], app_dir: str, *, factory: bool, **options: Any
 ) -> None:
-    program, ids = without_app(words, app_dir, factory, more=True)
+    program, ids = without_app(words, app_dir, factory=factory, more=True)
     chosen = _chosen(options, ids)
     if not chosen.named and not chosen.everything:
         raise click.UsageError(f"Say which to {what}: ids, a filter such as --sub or --name, or --all.")

@@ -39,7 +39,7 @@ def events() -> None:
 @as_json
 def declared(words: tuple[str, ...], *, app_dir: str, factory: bool, as_json: bool) -> None:
     """List the events that APP declares, and who takes them."""
-    program, _ = without_app(words, app_dir, factory)
+    program, _ = without_app(words, app_dir, factory=factory)
     bus = program.load()
     found = [_declaration(bus, name, event_type) for name, event_type in sorted(_types(bus).items())]
     if as_json:
@@ -91,7 +91,7 @@ def list_events(
     words: tuple[str, ...], *, app_dir: str, factory: bool, limit: int, after: str | None, as_json: bool, **query: Any
 ) -> None:
     """List stored events, newest first, and where each subscription stands with them."""
-    program, _ = without_app(words, app_dir, factory)
+    program, _ = without_app(words, app_dir, factory=factory)
     if query["name"] is not None:
         Pattern(query["name"]) if is_pattern(query["name"]) else valid_name(query["name"], "event name")
     given = {name: value for name, value in query.items() if value is not None}
@@ -104,7 +104,8 @@ def list_events(
     for stored in found:
         envelope = stored.envelope
         states = ", ".join(f"{name}: {state}" for name, state in sorted(stored.states.items()))
-        table.add(moment(envelope.time), envelope.id, envelope.name, envelope.key, len(envelope.body), states or "done")
+        size = len(envelope.body)
+        table.add(moment(envelope.time), envelope.id, envelope.name, envelope.key, size, states or "done")
     table.show()
 
 
@@ -113,13 +114,13 @@ def list_events(
 @as_json
 def show(words: tuple[str, ...], *, app_dir: str, factory: bool, as_json: bool) -> None:
     """Show one stored event with its payload."""
-    program, (text,) = without_app(words, app_dir, factory, names=1)
+    program, (text,) = without_app(words, app_dir, factory=factory, names=1)
     wanted = event_id(text)
 
     async def look(bus: Bus) -> dict[str, Any]:
         stored = await bus.events.get(wanted)
         if stored is None:
-            raise click.ClickException(f"no event {wanted} is stored: it never was, or every subscription is done with it")
+            raise click.ClickException(f"no event {wanted} is stored: every subscription may be done with it")
         envelope = stored.envelope
         return {**of_envelope(envelope), "states": dict(stored.states), **payload_of(envelope, bus.catalog)}
 

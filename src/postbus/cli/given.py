@@ -1,4 +1,4 @@
-"""What every command is given: which app, how to print.  Reads arguments, environment and pyproject.toml; loads nothing."""
+"""What commands are given: which app, how to print.  Reads arguments, environment and pyproject.toml; loads nothing."""
 
 from __future__ import annotations
 
@@ -31,22 +31,23 @@ def takes_app(metavar: str = "[APP]", *, required: bool = False) -> Callable[[F]
 
     def decorate(fn: F) -> F:
         fn = click.argument("words", nargs=-1, metavar=metavar, required=required)(fn)
-        fn = click.option(
-            "--app-dir", default=".", show_default=True, help="The directory that APP is imported from."
-        )(fn)
+        fn = click.option("--app-dir", default=".", show_default=True, help="The directory that APP is imported from.")(
+            fn
+        )
         return click.option("--factory", is_flag=True, help="APP is a function that returns the bus.")(fn)
 
     return decorate
 
 
 def without_app(
-    words: Sequence[str], app_dir: str, factory: bool, *, names: int = 0, more: bool = False
+    words: Sequence[str], app_dir: str, *, factory: bool, names: int = 0, more: bool = False
 ) -> tuple[Program, list[str]]:
     """Part APP from the other words.
 
     Args:
         words: all positional arguments.
-        app_dir, factory: how the app is imported.
+        app_dir: where the app is imported from.
+        factory: whether it is a function that returns the bus.
         names: how many words must follow APP.
         more: further words may follow those.
 
@@ -100,6 +101,7 @@ class Span(_Number):
     _units = (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86400.0))
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return seconds."""
         if isinstance(value, int | float):
             return float(value)
         text = value.strip().lower()
@@ -123,6 +125,7 @@ class Rate(_Number):
     name = "rate"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return how many a second."""
         text = str(value).strip().removesuffix("/s")
         try:
             rate = float(text)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from types import ModuleType
 from typing import Any
 
 import click
@@ -80,14 +79,17 @@ class _Rich:
     box: Any
 
 
+_RICH = ("console", "table", "text", "box")
+
+
 def _rich() -> _Rich | None:
     if not colour():
         return None
     try:
-        modules: list[ModuleType] = [importlib.import_module(f"rich.{room}") for room in ("console", "table", "text", "box")]
+        console, table, text, box = (importlib.import_module(f"rich.{room}") for room in _RICH)
     except ModuleNotFoundError:
         return None
-    return _Rich(*modules)
+    return _Rich(console, table, text, box)
 
 
 def colour() -> bool:
@@ -186,7 +188,7 @@ def confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise ConfigError(f"{printable(question)} There is no terminal to ask on: pass --yes to do it, or --dry-run to see.")
+        raise ConfigError(f"{printable(question)} There is no terminal to ask on: pass --yes, or --dry-run to see.")
     click.confirm(printable(question), abort=True, err=True)
 
 

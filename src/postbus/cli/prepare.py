@@ -20,7 +20,7 @@ def setup(words: tuple[str, ...], *, app_dir: str, factory: bool) -> None:
 
     Idempotent, and safe from several replicas at once.
     """
-    program, _ = without_app(words, app_dir, factory)
+    program, _ = without_app(words, app_dir, factory=factory)
     Logs(level="warning").configure(redacted)
     bus = program.load()
     asyncio.run(bus.setup())

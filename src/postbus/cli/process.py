@@ -12,7 +12,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any
@@ -22,8 +21,9 @@ from ..errors import ConfigError, PostbusError, TransportBroken, TransportError
 from ..failure import redacted
 from ..isolate import Isolation
 from ..observe import Fact, Started
-from ..supervisor import ABANDONED, FAILED, UNREACHABLE, WRONG
+from ..supervisor import ABANDONED, FAILED, UNREACHABLE, WRONG, heedless
 from ..worker import Worker
+from .activity import activity
 from .orders import Orders
 
 __all__ = ["main", "make_worker", "opened"]
@@ -41,7 +41,7 @@ class Link:
     """The socket to the supervisor: reports go out, words come in, and its end means that the supervisor is gone."""
 
     def __init__(self, descriptor: int) -> None:
-        os.set_inheritable(descriptor, False)  # a child of ours that held it would hide our death
+        os.set_inheritable(descriptor, False)  # noqa: FBT003 - a child of ours that held it would hide our death
         self._socket = socket.socket(fileno=descriptor)
         self._unsent = b""
 
@@ -106,6 +106,8 @@ class Process:
         self._link.listen(self._heard)
         shared = bus.transport.traits.shared
         isolation = Isolation(self._orders.program, self._orders.logs) if shared else None
+        if self._orders.max_messages is not None:
+            bus.observe(self._count)
         self._worker = worker = make_worker(bus, self._orders, isolation)
         if not worker.info().subscriptions:
             raise ConfigError(f"{self._orders.place} has no subscribers to run: declare one with @bus.subscriber(...)")
@@ -118,8 +120,6 @@ class Process:
             return await self._work(bus, worker)
 
     async def _work(self, bus: Bus, worker: Worker) -> int:
-        if self._orders.max_messages is not None:
-            bus.observe(self._count)
         await worker.start()
         log.info("worker %s runs %s", worker.owner, ", ".join(worker.info().subscriptions))
         self._link.say(ready=True, grace=worker.settings.grace, owner=worker.owner)
@@ -205,17 +205,7 @@ class Process:
         _leave(ABANDONED)
 
     def _dump(self) -> None:
-        """What it does now: counters, tasks and threads."""
-        lines = [f"worker: {self._worker.info() if self._worker else 'starting'}"]
-        if self._bus is not None:
-            lines.append(f"counters: {self._bus.counters.as_dict()}")
-        for task in asyncio.all_tasks(self._loop):
-            where = [line.rstrip() for frame in task.get_stack() for line in traceback.format_stack(frame, 1)]
-            lines += [f"task {task.get_name()}: {task.get_coro()}", *where]
-        for ident, frame in sys._current_frames().items():
-            name = next((t.name for t in threading.enumerate() if t.ident == ident), str(ident))
-            lines += [f"thread {name}:", *(line.rstrip() for line in traceback.format_stack(frame))]
-        log.warning("%s", "\n".join(lines))
+        log.warning("%s", activity(self._loop, self._worker, self._bus))
 
 
 async def opened(bus: Bus, stack: AsyncExitStack, patience: float, stop: asyncio.Event) -> bool:
@@ -228,7 +218,6 @@ async def opened(bus: Bus, stack: AsyncExitStack, patience: float, stop: asyncio
     while True:
         try:
             await stack.enter_async_context(bus)
-            return True
         except TransportBroken:
             raise
         except TransportError as error:
@@ -237,6 +226,8 @@ async def opened(bus: Bus, stack: AsyncExitStack, patience: float, stop: asyncio
             if not said:
                 log.warning("cannot open %r: %s; trying on", bus, error)
             said = True
+        else:
+            return True
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), pause)
             return False
@@ -287,7 +278,7 @@ def _leave(code: int) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run as `python -m postbus.cli.process DESCRIPTOR ORDERS`."""
-    signal.signal(signal.SIGINT, lambda number, frame: None)  # the supervisor has it, and says what it means
+    signal.signal(signal.SIGINT, heedless)  # the supervisor has it, and says what it means
     link = Link(int(arguments[0]))
     orders = Orders(**json.loads(arguments[1]))
     try:

@@ -53,17 +53,19 @@ class Wanted:
 @click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="Travels with it; repeatable.")
 @click.option("--id", "wanted_id", help="A UUID: the transport stores an id once.")
 @click.option("--delay", type=Span(), help="Not delivered before so long.")
-@click.option("--file", "file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), help="JSON lines; see below.")
+@click.option("--file", "file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), help="JSON lines.")
 @click.option("--rate", type=Rate(), help="At most so many a second, such as 100/s.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was published as JSON.")
-def publish(words: tuple[str, ...], *, app_dir: str, factory: bool, file: str | None, as_json: bool, **options: Any) -> int:
+def publish(
+    words: tuple[str, ...], *, app_dir: str, factory: bool, file: str | None, as_json: bool, **options: Any
+) -> int:
     """Publish an event NAME with a JSON payload; '-' reads it from stdin.
 
     With --file, each line is the payload of an event NAME; without NAME, each line is an object with name, and payload,
     key, id and headers where there are any.  Handlers of APP run as part of publishing, as they do in APP.
     """
     names = 0 if file is not None else 1
-    program, rest = without_app(words, app_dir, factory, names=names, more=True)
+    program, rest = without_app(words, app_dir, factory=factory, names=names, more=True)
     if len(rest) > 2 or (file is not None and len(rest) > 1):
         raise click.UsageError(f"Got unexpected extra argument {rest[-1]!r}.")
     name = valid_name(rest[0], "event name") if rest else None
@@ -80,9 +82,7 @@ def publish(words: tuple[str, ...], *, app_dir: str, factory: bool, file: str | 
 
     async def send(bus: Bus) -> dict[str, Any]:
         event = one.event(bus)
-        return of_envelope(
-            await bus.publish(event, key=one.key, id=one.id, headers=headers, delay=options["delay"])
-        )
+        return of_envelope(await bus.publish(event, key=one.key, id=one.id, headers=headers, delay=options["delay"]))
 
     sent = with_bus(program, send, declare=True)
     print_json(sent) if as_json else click.echo(sent["id"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from ..demo import DemoOptions, run
@@ -19,13 +21,9 @@ __all__ = ["demo"]
 @click.option("--workers", type=click.IntRange(1, 32), default=3, show_default=True, help="Worker processes.")
 @click.option("--seed", type=int, default=2013, show_default=True, help="Of what luck decides.")
 @click.option("--json", "as_json", is_flag=True, help="Print the ledger as JSON.")
-def demo(*, seconds: float, speed: float | None, headless: bool, url: str | None, keep: bool, workers: int, seed: int, as_json: bool) -> int:
+def demo(*, as_json: bool, **options: Any) -> int:
     """Watch New York's airports in the blizzard of February 2013, on a real bus with real workers.
 
     It ends with a ledger of every event and every delivery, and exits with 1 if that does not add up.
     """
-    return run(
-        DemoOptions(
-            seconds=seconds, speed=speed, headless=headless, url=url, keep=keep, json=as_json, seed=seed, workers=workers
-        )
-    )
+    return run(DemoOptions(json=as_json, **options))

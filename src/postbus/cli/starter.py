@@ -52,4 +52,5 @@ def init(file: Path, *, force: bool) -> None:
     if file.exists() and not force:
         raise click.ClickException(f"{file} is there already: pass --force to overwrite it, or another name")
     file.write_text(STARTER.format(file=file.name, module=file.stem), "utf-8")
-    click.echo(f"{file} written.  Next:\n\n    postbus worker {file.stem}:bus\n    python {file.name}    # in another terminal")
+    click.echo(f"{file} written.  Next:\n\n    postbus worker {file.stem}:bus")
+    click.echo(f"    python {file.name}    # in another terminal")

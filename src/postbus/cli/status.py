@@ -70,7 +70,9 @@ class Limit:
 @click.option("--watch", is_flag=False, flag_value="2s", metavar="[SPAN]", help="Again and again; every 2s by default.")
 @click.option("--fail-on", default="", metavar="LIMITS", help="Exit with 4 beyond such as lag>1000,dead>0,age>60.")
 @as_json
-def status(words: tuple[str, ...], *, app_dir: str, factory: bool, watch: str | None, fail_on: str, as_json: bool) -> int:
+def status(
+    words: tuple[str, ...], *, app_dir: str, factory: bool, watch: str | None, fail_on: str, as_json: bool
+) -> int:
     """Show how every subscription of APP stands.
 
     READY is what waits for a worker, AGE how long the oldest of it has waited.  --fail-on takes lag, age, dead,
@@ -80,12 +82,13 @@ def status(words: tuple[str, ...], *, app_dir: str, factory: bool, watch: str | 
         words, watch = (watch, *words), "2s"
     limits = [Limit.parse(clause) for clause in fail_on.split(",") if clause.strip()]
     every = None if watch is None else max(0.1, Span().convert(watch, None, None))
-    program, _ = without_app(words, app_dir, factory)
+    program, _ = without_app(words, app_dir, factory=factory)
     show = _show_json if as_json else _show_table
     return with_bus(program, lambda bus: _run(bus, every, limits, show))
 
 
-Show = Callable[[Bus, Stats, Sequence[WorkerInfo], Sequence[Limit]], None]
+Broken = Sequence[tuple[str, str]]
+Show = Callable[[Bus, Stats, Sequence[WorkerInfo], Broken], None]
 
 
 async def _run(bus: Bus, every: float | None, limits: Sequence[Limit], show: Show) -> int:
@@ -94,19 +97,20 @@ async def _run(bus: Bus, every: float | None, limits: Sequence[Limit], show: Sho
         workers = await inspectable(bus.transport).workers()
         if every is not None and sys.stdout.isatty():
             click.clear()
-        show(bus, stats, workers, limits)
         broken = [(s.name, limit.text) for s in stats.values() for limit in limits if limit.broken_by(s)]
-        for name, limit in broken:
-            say(f"{name}: {limit}")
+        show(bus, stats, workers, broken)
         if every is None:
             return CHECK_FAILED if broken else 0
         await asyncio.sleep(every)
 
 
-def _show_table(bus: Bus, stats: Stats, workers: Sequence[WorkerInfo], limits: Sequence[Limit]) -> None:
-    table = Table(
-        ["subscription", ">ready", ">age", ">running", ">retrying", ">scheduled", ">parked", ">dead", ">workers", "state"]
-    )
+_TITLES = (
+    "subscription", ">ready", ">age", ">running", ">retrying", ">scheduled", ">parked", ">dead", ">workers", "state",
+)  # fmt: skip
+
+
+def _show_table(bus: Bus, stats: Stats, workers: Sequence[WorkerInfo], broken: Broken) -> None:
+    table = Table(_TITLES)
     for s in stats.values():
         late = bool(s.backlog) and not s.workers and not s.paused
         state = "paused" if s.paused else "no worker" if late else "ok"
@@ -118,9 +122,11 @@ def _show_table(bus: Bus, stats: Stats, workers: Sequence[WorkerInfo], limits: S
     table.show()
     lead = f"{time.strftime('%H:%M:%S')}  {bus!r}: {len(stats)} subscriptions, {len(workers)} workers"
     click.echo(click.style(lead, dim=True), color=colour())
+    for name, limit in broken:
+        say(f"{name}: {limit}")
 
 
-def _show_json(bus: Bus, stats: Stats, workers: Sequence[WorkerInfo], limits: Sequence[Limit]) -> None:
+def _show_json(_bus: Bus, stats: Stats, workers: Sequence[WorkerInfo], broken: Broken) -> None:
     totals: dict[str, Any] = {
         "backlog": stats.backlog,
         "in_flight": stats.in_flight,
@@ -134,9 +140,6 @@ def _show_json(bus: Bus, stats: Stats, workers: Sequence[WorkerInfo], limits: Se
             "subscriptions": [of_stats(s) for s in stats.values()],
             "totals": totals,
             "workers": [of_worker(w) for w in workers],
-            "broken_limits": [
-                {"subscription": s.name, "limit": limit.text} for s in stats.values() for limit in limits
-                if limit.broken_by(s)
-            ],
+            "broken_limits": [{"subscription": name, "limit": limit} for name, limit in broken],
         }
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -35,7 +34,7 @@ def subs() -> None:
 @as_json
 def list_subscriptions(words: tuple[str, ...], *, app_dir: str, factory: bool, as_json: bool) -> None:
     """List the subscriptions that the transport holds."""
-    program, _ = without_app(words, app_dir, factory)
+    program, _ = without_app(words, app_dir, factory=factory)
     found = with_bus(program, lambda bus: bus.subscriptions.list())
     if as_json:
         for info in found:
@@ -44,9 +43,8 @@ def list_subscriptions(words: tuple[str, ...], *, app_dir: str, factory: bool, a
     table = Table(["subscription", "events", "handler", "declared at", "state"])
     for info in found:
         words_of = [word for word, so in (("paused", info.paused), ("ordered", info.spec.ordered)) if so]
-        table.add(
-            info.name, ", ".join(info.spec.wants), info.spec.handler, moment(info.declared_at), ", ".join(words_of) or "ok"
-        )
+        state = ", ".join(words_of) or "ok"
+        table.add(info.name, ", ".join(info.spec.wants), info.spec.handler, moment(info.declared_at), state)
     table.show()
 
 
@@ -54,23 +52,20 @@ def list_subscriptions(words: tuple[str, ...], *, app_dir: str, factory: bool, a
 @takes_app("[APP] NAME", required=True)
 def pause(words: tuple[str, ...], *, app_dir: str, factory: bool) -> None:
     """Hold back a subscription's deliveries; what is published is kept."""
-    _each(words, app_dir, factory, "paused", lambda bus, name: bus.subscriptions.pause(name))
+    program, (name,) = without_app(words, app_dir, factory=factory, names=1)
+    valid_name(name, "subscription name")
+    with_bus(program, lambda bus: bus.subscriptions.pause(name))
+    click.echo(f"{name} paused")
 
 
 @subs.command()
 @takes_app("[APP] NAME", required=True)
 def resume(words: tuple[str, ...], *, app_dir: str, factory: bool) -> None:
     """Deliver again."""
-    _each(words, app_dir, factory, "resumed", lambda bus, name: bus.subscriptions.resume(name))
-
-
-def _each(
-    words: tuple[str, ...], app_dir: str, factory: bool, done: str, act: Callable[[Bus, str], Awaitable[None]]
-) -> None:
-    program, (name,) = without_app(words, app_dir, factory, names=1)
+    program, (name,) = without_app(words, app_dir, factory=factory, names=1)
     valid_name(name, "subscription name")
-    with_bus(program, lambda bus: act(bus, name))
-    click.echo(f"{name} {done}")
+    with_bus(program, lambda bus: bus.subscriptions.resume(name))
+    click.echo(f"{name} resumed")
 
 
 @subs.command()
@@ -81,7 +76,7 @@ def rename(words: tuple[str, ...], *, app_dir: str, factory: bool, dry_run: bool
 
     Rename the subscriber in the code too, or give it was='OLD'.
     """
-    program, (old, new) = without_app(words, app_dir, factory, names=2)
+    program, (old, new) = without_app(words, app_dir, factory=factory, names=2)
     for name in (old, new):
         valid_name(name, "subscription name")
 
@@ -100,7 +95,7 @@ def rename(words: tuple[str, ...], *, app_dir: str, factory: bool, dry_run: bool
 @_dry_run
 def retire(words: tuple[str, ...], *, app_dir: str, factory: bool, yes: bool, dry_run: bool) -> None:
     """Delete a subscription with all it holds, dead letters included."""
-    program, (name,) = without_app(words, app_dir, factory, names=1)
+    program, (name,) = without_app(words, app_dir, factory=factory, names=1)
     valid_name(name, "subscription name")
 
     async def act(bus: Bus) -> int | None:
@@ -121,7 +116,7 @@ def retire(words: tuple[str, ...], *, app_dir: str, factory: bool, yes: bool, dr
 
 @subs.command()
 @takes_app("[APP] NAME", required=True)
-@click.option("--to", required=True, metavar="TIME", help="An ISO time, such as 2013-02-08T09:00, 2h for two hours ago, or start.")
+@click.option("--to", required=True, metavar="TIME", help="An ISO time, 2h for two hours ago, or start.")
 @_yes
 @_dry_run
 def seek(words: tuple[str, ...], *, app_dir: str, factory: bool, to: str, yes: bool, dry_run: bool) -> None:
@@ -129,7 +124,7 @@ def seek(words: tuple[str, ...], *, app_dir: str, factory: bool, to: str, yes: b
 
     What has not been kept cannot be delivered again: see the bus's retain=.
     """
-    program, (name,) = without_app(words, app_dir, factory, names=1)
+    program, (name,) = without_app(words, app_dir, factory=factory, names=1)
     valid_name(name, "subscription name")
     since = _time(to)
 

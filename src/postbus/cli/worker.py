@@ -14,7 +14,7 @@ import click
 
 from ..health import HealthBoard
 from ..logs import FORMATS, LEVELS
-from ..supervisor import Supervisor
+from ..supervisor import Command, Supervisor
 from .given import Span, takes_app, without_app
 from .orders import Orders
 from .reload import watch
@@ -39,30 +39,28 @@ def _setting(name: str, *flags: str, **options: Any) -> Callable[[Any], Any]:
 @click.option("-s", "--subscription", "only", multiple=True, metavar="NAME", help="Run only this one; repeatable.")
 @click.option("-x", "--exclude", multiple=True, metavar="NAME", help="Do not run this one; repeatable.")
 @_setting("lease", "--lease", type=Span(), help="After so long the work of a vanished worker is taken over.")
-@_setting(
-    "grace", "--grace", "--shutdown-timeout", type=Span(), help="What runs at shutdown gets so long before it is cancelled."
-)
+@_setting("grace", "--grace", "--shutdown-timeout", type=Span(), help="What runs at shutdown has so long to end.")
 @click.option("--burst", is_flag=True, help="End when nothing is left to do.")
 @click.option("--max-messages", type=click.IntRange(1), help="End after so many deliveries, in each process.")
 @click.option("-n", "--name", help="A name for people, shown with the worker's host and process.")
-@click.option("--connect-timeout", type=Span(), default=30.0, show_default=True, help="How long to wait for the transport.")
+@click.option("--connect-timeout", type=Span(), default=30.0, show_default=True, help="How long to wait to connect.")
 @click.option("--loop", type=click.Choice(["auto", "asyncio", "uvloop"]), default="auto", show_default=True)
 @click.option("-l", "--log-level", type=click.Choice(LEVELS, case_sensitive=False), default="info", show_default=True)
 @click.option("--log-format", type=click.Choice(FORMATS), default="text", show_default=True)
-@click.option("--log-config", type=click.Path(exists=True, dir_okay=False), help="A JSON or INI file for logging.config.")
-@click.option("--health-file", type=click.Path(dir_okay=False), help="Kept up to date while the workers live; else removed.")
+@click.option("--log-config", type=click.Path(exists=True, dir_okay=False), help="JSON or INI for logging.config.")
+@click.option("--health-file", type=click.Path(dir_okay=False), help="Written while the workers live.")
 @click.option("--health-port", type=click.IntRange(0, 65535), help="Answers /livez and /readyz; 0 picks a free port.")
 @click.option("--health-host", default="127.0.0.1", show_default=True, help="Where the health port listens.")
 @click.option("-r", "--reload", is_flag=True, help="Replace the processes when a Python file changes.")
-@click.option("--reload-dir", multiple=True, type=click.Path(exists=True, file_okay=False), help="Watch here, not in --app-dir.")
+@click.option("--reload-dir", multiple=True, type=click.Path(exists=True, file_okay=False), help="Watch here instead.")
 @click.option("--dry-run", is_flag=True, help="Print what would run, and end.")
-def worker(words: tuple[str, ...], app_dir: str, factory: bool, **options: Any) -> int:
+def worker(words: tuple[str, ...], *, app_dir: str, factory: bool, **options: Any) -> int:
     """Run the subscribers of APP until told to stop.
 
     The first SIGTERM or SIGINT stops claiming, hands back what has not started and waits for what runs; the second ends
     at once.  SIGHUP replaces the processes one by one.  SIGUSR1 writes what they do to the log.
     """
-    program, _ = without_app(words, app_dir, factory)
+    program, _ = without_app(words, app_dir, factory=factory)
     own = {name: options.pop(name) for name in _OURS}
     orders = Orders(place=program.place, app_dir=program.app_dir, factory=program.factory, **options)
     orders.logs.configure()
@@ -109,8 +107,8 @@ class CannotStart(click.ClickException):
     exit_code = 3
 
 
-def _command(orders: Orders) -> Callable[[int, int, bool], list[str]]:
-    def command(index: int, descriptor: int, again: bool) -> list[str]:
+def _command(orders: Orders) -> Command:
+    def command(descriptor: int, *, again: bool) -> list[str]:
         # One that had been ready waits for its transport as long as it takes: an outage ends no worker.
         patience = float("inf") if again else orders.connect_timeout
         told = dataclasses.asdict(dataclasses.replace(orders, connect_timeout=patience))
