@@ -20,7 +20,7 @@ from postbus.delivery import Ack, Bury, Delivery, Release
 from postbus.envelope import OBJECT, Envelope, new_id
 from postbus.errors import Closed, ConfigError, ForkError, TransportFull
 from postbus.testing import ManualClock, TransportSuite
-from postbus.transport import Append, Duplicate, Outgoing, Refused, Stored, SubscriptionSpec, Transport
+from postbus.transport import Append, DeadQuery, Duplicate, Outgoing, Refused, Stored, SubscriptionSpec, Transport
 from postbus.transports.memory import MemoryTransport, connect, ids
 from postbus.transports.memory.ids import RecentIds
 
@@ -174,7 +174,8 @@ async def test_one_who_goes_away_leaves_the_room_to_the_next(small: MemoryTransp
     await asyncio.sleep(0)
     await finish(small, limit=1)  # wakes the first
     first.cancel()
-    assert kinds(await second) == [Stored]
+    async with asyncio.timeout(9):  # half of what it waits for by itself
+        assert kinds(await second) == [Stored]
     assert first.cancelled()
 
 
@@ -333,6 +334,41 @@ async def test_a_store_with_leases_out_is_freed_with_its_transport() -> None:
     del transport, held
     gc.collect()
     assert (gone(), queue()) == (None, None)
+
+
+async def test_nothing_is_kept_of_what_is_over() -> None:
+    transport = await opened()
+    await transport.declare([SubscriptionSpec(name="o", wants=("a.>",), ordered=True)])
+    transport.append_now([item(key=str(number % 3)) for number in range(9)], 0)
+    for name in ("s", "o", "o", "o"):
+        found = (await transport.claim(name, owner="w", limit=9, lease=30)).deliveries
+        await transport.settle([(d, Bury("enough") if n % 2 else Ack()) for n, d in enumerate(found)])
+    letters = [letter.id for letter in await transport.dead(None, DeadQuery())]
+    for name in ("s", "o"):
+        await transport.discard(name, letters)
+    store = transport._store
+    keys = store.queues["o"].keys
+    assert keys is not None
+    assert (store.unfinished, store._leases, store.dead, keys._lanes, keys._places) == (0, {}, {}, {}, {})
+    assert transport._doorbell._callers == []
+
+
+async def test_whoever_stops_waiting_is_forgotten() -> None:
+    transport = await opened()
+    await transport.wait(["s"], 0)
+    assert await transport.wait(["s"], 0.001) == set()
+    waiting = asyncio.create_task(transport.wait(["s"], 60))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert transport._doorbell._callers == []
+
+
+async def test_a_subscription_that_is_worked_off_is_quiet() -> None:
+    transport = await opened()
+    transport.append_now([item()], 0)
+    assert await finish(transport) == 1
+    assert await transport.wait(["s"], 0) == set()
 
 
 async def test_made_up_names_do_not_fill_the_memory() -> None:

@@ -192,8 +192,8 @@ class LeaseSuite(Ground):
         await self.publish(transport, "o-1")
         frozen = await self.claim_one(transport, owner="a")
         await self.end_leases()
-        assert (await self.offered(transport, owner="b")).suspects
         assert await self.is_lost(transport, (frozen, Ack()))
+        assert (await self.offered(transport, owner="b")).suspects
         assert len(await self.claim(transport, owner="b", alone=True)) == 1
 
     async def test_only_its_owner_under_its_fence_settles_a_delivery(self, transport: Transport) -> None:

@@ -201,6 +201,37 @@ class OrderSuite(Ground):
         await self.declare(transport, wants=["orders.>", "more.>"])
         assert sorted(await self.take(transport)) == ["a3", "a4", "b2"]
 
+    async def test_a_suspect_stays_one_when_its_subscription_becomes_ordered(self, transport: Transport) -> None:
+        self.needs(transport, "ordered")
+        await self.declare(transport)
+        await self.send(transport, "a1")
+        await self.take(transport, owner="gone")
+        await self.end_leases()
+        assert (await self.offered(transport, owner="b")).suspects
+        await self.in_order(transport)
+        await self.send(transport, "a2")
+        assert await self.take(transport, owner="c") == []
+        assert await self.take(transport, owner="c", alone=True) == ["a1"]
+        await self.settle(transport, Ack(), self.held["a1"])
+        assert await self.take(transport, owner="c") == ["a2"]
+
+    async def test_only_the_letter_that_parked_a_key_frees_it(self, transport: Transport) -> None:
+        desk = inspectable(transport)
+        await self.in_order(transport, "continue")
+        await self.send(transport, "a1", "a2", "a3")
+        await self.take(transport)
+        await self.settle(transport, Bury("enough", BOOM), self.held["a1"])
+        await self.in_order(transport, "park")
+        await self.take(transport)
+        await self.settle(transport, Bury("enough", BOOM), self.held["a2"])
+        first, second = await desk.dead("receipts", DeadQuery())
+        assert await desk.replay("receipts", [first.id]) == 1
+        assert await self.take(transport) == []
+        assert await desk.discard("receipts", [second.id]) == 1
+        for expected in ("a1", "a3"):
+            assert await self.take(transport) == [expected]
+            await self.settle(transport, Ack(), self.held[expected])
+
     async def test_several_owners_keep_the_order_of_every_key(self, ordered: Transport) -> None:
         luck = random.Random(7)
         events = [f"{key}{number}" for number in range(1, 13) for key in "abcde"]
