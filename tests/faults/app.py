@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import time
 
-from rig_events import Happened
+from rig_events import Blocked, Happened
 
 from postbus import Bus, DeliveryContext, Reject, Retry
 from postbus.testing.ledger import Ledger
@@ -22,7 +23,7 @@ RETRY = Retry(attempts=3, delay=0.05, multiplier=1)
 CONCURRENCY = int(os.environ.get("RIG_CONCURRENCY", "10"))
 
 
-def note(kind: str, event: Happened, context: DeliveryContext) -> None:
+def note(kind: str, event: Happened | Blocked, context: DeliveryContext) -> None:
     ledger.note(
         kind,  # type: ignore[arg-type]
         context.id,
@@ -69,3 +70,30 @@ async def act(event: Happened, context: DeliveryContext) -> None:
             time.sleep(event.seconds)  # noqa: ASYNC251 - it blocks the loop on purpose
         case other:
             raise ValueError(f"what is {other!r}?")
+
+
+def block(event: Blocked, context: DeliveryContext) -> None:
+    note("START", event, context)
+    until = time.monotonic() + event.seconds
+    match event.do:
+        case "sleep":
+            time.sleep(event.seconds)
+        case "spin":
+            while time.monotonic() < until:
+                pass
+        case "hold":  # C code that never lets go of the interpreter, longer and longer until the time is up
+            length = 18
+            while time.monotonic() < until:
+                re.match(r"(a+)+$", "a" * length + "b")
+                length += 1
+        case "nothing":
+            pass
+        case other:
+            raise ValueError(f"what is {other!r}?")
+    note("END", event, context)
+
+
+if os.environ.get("RIG_BLOCK") == "process":
+    bus.add_subscriber(block, Blocked, name="blocks", timeout=60, isolation="process", concurrency=2)
+elif os.environ.get("RIG_BLOCK"):
+    bus.add_subscriber(block, Blocked, name="blocks", timeout=60, concurrency=CONCURRENCY)

@@ -35,7 +35,7 @@ class Rig:
         self.frozen: set[int] = set()
         self._log = (folder / "workers.log").open("ab")
         self._started: list[subprocess.Popen[bytes]] = []
-        self._env = {
+        self.env = {
             **os.environ,
             "RIG_URL": url,
             "RIG_LEDGER": str(self.ledger.path),
@@ -54,7 +54,7 @@ class Rig:
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=HERE, env=self._env, stdout=self._log, stderr=self._log
+            [sys.executable, *arguments], cwd=HERE, env=self.env, stdout=self._log, stderr=self._log
         )
         self._started.append(process)
         return process
@@ -78,6 +78,14 @@ class Rig:
     def thaw(self, pid: int) -> None:
         """SIGCONT."""
         os.kill(pid, signal.SIGCONT)
+
+    async def declared(self, *names: str) -> None:
+        """Wait until the workers have declared these: the rig's own bus declares nothing."""
+        async with self.bus() as bus:
+            until = time.monotonic() + 30
+            while not set(names) <= {info.name for info in await bus.subscriptions.list()}:
+                assert time.monotonic() < until, self.log_tail()
+                await asyncio.sleep(0.01)
 
     def bus(self) -> Bus:
         """A bus on the same store, for looking; it declares nothing."""

@@ -16,3 +16,14 @@ class Happened:
     key: str = "k"
     do: str = "work"
     seconds: float = 0.0
+
+
+@event("rig.block.asked", key="key")
+@dataclass(frozen=True)
+class Blocked:
+    """`do` says how a thread or process is kept busy, for `seconds`."""
+
+    number: int
+    key: str = "k"
+    do: str = "sleep"
+    seconds: float = 0.0
