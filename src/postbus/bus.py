@@ -32,7 +32,7 @@ from .router import Handler, Router
 from .slots import Isolate
 from .subscription import Subscriber
 from .transaction import Followers, Transaction
-from .transport import Enlisting, SubscriptionSpec, Transport
+from .transport import Enlisting, SubscriptionSpec, Transport, WorkerInfo
 from .worker import Worker, WorkerSettings
 
 __all__ = ["Bus"]
@@ -385,6 +385,10 @@ class Bus(Router):
         """How every durable subscription stands."""
         found = await inspectable(await self._life.ready()).stats()
         return Stats({s.name: s for s in found})
+
+    async def workers(self) -> Sequence[WorkerInfo]:
+        """The workers that live, of every process that runs subscribers of this store."""
+        return await inspectable(await self._life.ready()).workers()
 
     def observe(self, observer: Observer) -> None:
         """Call `observer(fact)` for what happens in this process; it must be quick, and must not raise."""

@@ -254,6 +254,14 @@ class Events:
         found = await store.events(EventQuery(**query), limit=max(1, limit), after=after)
         return [self._with_bytes(event) for event in found]
 
+    async def each(self, **query: Any) -> AsyncIterator[StoredEvent]:
+        """All stored events that match, page by page."""
+        after: str | None = None
+        while page := await self.list(limit=_CHUNK, after=after, **query):
+            for event in page:
+                yield event
+            after = page[-1].cursor
+
     async def get(self, id: UUID) -> StoredEvent | None:  # noqa: A002 - the word of the public API
         """The stored event of this id, or None."""
         found = await self.list(limit=1, id=id)
