@@ -16,7 +16,7 @@ from postbus.envelope import Envelope, new_id
 from postbus.transport import Claimed, Outgoing, SubscriptionSpec
 from postbus.transports.sqlite import SqliteTransport, connect
 
-__all__ = ["SPEC", "broken_laws", "claim", "item", "items", "made", "opened", "settle"]
+__all__ = ["SPEC", "broken_laws", "claim", "item", "items", "made", "opened", "settle", "unstorable"]
 
 SPEC = SubscriptionSpec(name="s", wants=("a.>",))
 
@@ -42,6 +42,11 @@ def item(
     """An event on its way in."""
     envelope = Envelope(id_ or new_id(), name, "a", key, time.time_ns() // 1000, 1, "application/msgpack", body)
     return Outgoing(envelope, delay=delay)
+
+
+def unstorable() -> Outgoing:
+    """One whose version no column can hold."""
+    return Outgoing(Envelope(new_id(), "a.b", "a", None, 0, 2**70, "application/msgpack", b"x"))
 
 
 def items(count: int) -> list[Outgoing]:

@@ -24,6 +24,8 @@ _LULL = 1.0
 # A look at the tables may take this share of the time.
 _SHARE = 0.04
 _HEARTBEAT = 1.0
+# Leases may be so short that the dead are looked for this often, but not more.
+_SWEEP = 0.05
 
 
 class _Waiter:
@@ -43,13 +45,16 @@ class Doorbell:
         tables: Tables,
         clock: Clock,
         place: Place,
+        *,
         connect: Callable[[], sqlite3.Connection],
-        sweep: Callable[[], float],
+        sweep: Callable[[], None],
+        pace: Callable[[], float],
     ) -> None:
         self._clock = clock
         self._place = place
         self._connect = connect
         self._sweep = sweep
+        self._pace = pace
         self._look = tables(
             "SELECT name, EXISTS (SELECT 1 FROM {ready} WHERE subscription = s.id) "
             "OR EXISTS (SELECT 1 FROM {suspect} WHERE subscription = s.id), "
@@ -83,6 +88,10 @@ class Doorbell:
         timer = loop.call_later(timeout, _give, waiter, frozenset())
         try:
             return await waiter.future
+        except asyncio.CancelledError:
+            if waiter.future.done() and not waiter.future.cancelled():  # it rang, and nobody came to the door
+                self.remember(waiter.future.result())
+            raise
         finally:
             timer.cancel()
             self._forget(waiter)
@@ -170,7 +179,7 @@ class Doorbell:
     def _watch(self, connection: sqlite3.Connection) -> None:
         """Look at the file's version, which changes with each commit of another connection; no snapshot is held."""
         version, due, scan_at, moved_at = -1, None, 0.0, 0.0
-        sweep_at = heartbeat_at = time.monotonic()
+        swept_at = heartbeat_at = time.monotonic()
         changed = True
         while not self._stopped.is_set():
             if not self._waiters:
@@ -188,8 +197,9 @@ class Doorbell:
             if now >= heartbeat_at:
                 self._place.check()
                 heartbeat_at = now + _HEARTBEAT
-            if now >= sweep_at:
-                sweep_at = now + max(0.05, self._sweep())
+            if now - swept_at >= max(_SWEEP, self._pace()):
+                self._sweep()
+                swept_at = now
             self._stopped.wait(_AWAKE if now - moved_at < _LULL else _DROWSY)
 
     def _scan(self, connection: sqlite3.Connection) -> float | None:

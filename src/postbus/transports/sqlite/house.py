@@ -76,7 +76,14 @@ class House:
     ) -> None:
         tables, clock = self._tables, self._clock
         self.liveness = Liveness(self._roll, sidecar, clock)
-        self.doorbell = Doorbell(tables, clock, self.place, self._connect_reading, self._sweep)
+        self.doorbell = Doorbell(
+            tables,
+            clock,
+            self.place,
+            connect=self._connect_reading,
+            sweep=self._sweep,
+            pace=lambda: self.liveness.lease / 4,
+        )
         self.writer = Writer(
             main,
             turnstile,
@@ -154,8 +161,8 @@ class House:
             patience=self.patience,
         )
 
-    def _sweep(self) -> float:
-        """Have the writer look for the dead; return when to look again."""
+    def _sweep(self) -> None:
+        """Have the writer look for the dead."""
 
         def peek(connection: sqlite3.Connection) -> bool | None:
             return None if self.liveness.sweep_needed(connection) else True
@@ -165,7 +172,6 @@ class House:
             return True
 
         self.writer.post(Operation(act, self.writer.deadline(self.patience), peek=peek))
-        return self.liveness.lease / 4
 
     # -- upkeep
 

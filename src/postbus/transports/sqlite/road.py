@@ -230,7 +230,12 @@ class SqliteTransport(Inspection):
         house = self._open_house()
         if not isinstance(connection, sqlite3.Connection):
             raise ConfigError(f"within= a {type(connection).__qualname__}: expected a sqlite3.Connection")
-        return self._enlisted.append(connection, house.identity, items)
+        try:
+            return self._enlisted.append(connection, house.identity, items)
+        except _UNSTORABLE as error:
+            if len(items) > 1:
+                return [result for item in items for result in self.append_within(connection, [item])]
+            return [_unstorable(error)]
 
     def surviving(self, connection: Any, ids: Sequence[bytes]) -> Set[bytes]:
         """Which of these appended events no savepoint has rolled back."""

@@ -99,6 +99,8 @@ class Writer:
         except asyncio.CancelledError:
             if drop:
                 operation.begin()
+            if future.done() and not future.cancelled():  # answered already, but nobody will take it
+                operation.abandon()
             raise
 
     def run_now(self, operation: Operation[T]) -> T:
