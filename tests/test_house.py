@@ -95,7 +95,7 @@ CATCHES: Mapping[str, tuple[int, str]] = {
 LINES = 400
 LONGER: Mapping[str, tuple[int, str]] = {
     "transport.py": (560, "the contract is read as one page, and is docstrings for the most part"),
-    "bus.py": (460, "the front door: every public call with its docstring, and nothing decided"),
+    "bus.py": (480, "the front door: every public call with its docstring, and nothing decided"),
 }
 FUNCTION = 45
 LONGER_FUNCTIONS: Mapping[str, tuple[int, str]] = {}
@@ -326,7 +326,7 @@ def hidden(file: File) -> list[str]:
         (claiming, "bus.py", "await transport.claim('receipts')"),
         (private, "cli/status.py", "from ..shown import _table"),
         (swallowing, "bus.py", "try: f()\nexcept Exception: pass"),
-        (too_long, "bus.py", "\n" * 401),
+        (too_long, "slots.py", "\n" * 401),
         (too_long, "integrations/flask.py", "\n" * 161),
         (too_long, "bus.py", "def f():\n" + "    g()\n" * 46),
         (too_many, "bus.py", "def f(a, b, c, d, e, f, g): ..."),

@@ -209,6 +209,11 @@ def test_bad_signatures_are_refused_at_registration(bus: Bus) -> None:
         bus.add_handler(lambda event: None)
     with pytest.raises(ConfigError, match="'other' that nobody will pass"):
         bus.add_handler(lambda event, other: None, OrderPlaced)
+    with pytest.raises(ConfigError, match="'Nowhere', which cannot be found"):
+
+        @bus.on("orders.order.placed")
+        def unresolved(event: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821 - that is the case
+
     with pytest.raises(ConfigError, match="not a valid pattern"):
         bus.add_handler(lambda event: None, "orders.pla*")
     with pytest.raises(ConfigError, match="annotate `Context` instead"):

@@ -57,6 +57,7 @@ class Background:
         isolate: Isolate | None,
         observers: Sequence[Observer],
         changes: Mapping[str, Any],
+        draining: bool = False,
     ) -> Worker:
         """Return a worker, not yet started.
 
@@ -65,7 +66,7 @@ class Background:
         """
         chosen = self.chosen(only, exclude)
         for subscriber in chosen:
-            self._refuse_misplaced(subscriber, isolate)
+            self._refuse_misplaced(subscriber, isolated=isolate is not None or draining)
         return Worker(
             self.life.transport,
             self.dispatches(chosen),
@@ -80,8 +81,9 @@ class Background:
         if self.life.declares:
             await self.life.declare()
 
-    def _refuse_misplaced(self, subscriber: Subscriber, isolate: Isolate | None) -> None:
-        if subscriber.isolation == "process" and isolate is None:
+    def _refuse_misplaced(self, subscriber: Subscriber, *, isolated: bool) -> None:
+        """Draining, in tests and scripts, runs in this process what a worker would isolate."""
+        if subscriber.isolation == "process" and not isolated:
             raise ConfigError(
                 f"subscriber {subscriber.name!r} has isolation='process', which needs `postbus worker module:bus`"
             )

@@ -93,6 +93,9 @@ class Bus(Router):
         settings = _settings(namespace, clock, retain, publish_timeout, max_size)
         self.counters = Counters()
         self._life = Lifecycle(address, settings, declares=declare, specs=self._specs)
+        codec = address.options.get(
+            "codec", codec
+        )  # memory://?codec=json: a transport that need not serialise, asked to
         self._catalog = Catalog(
             codec_named(codec) if isinstance(codec, str) else codec,
             max_size=max_size,
@@ -307,6 +310,7 @@ class Bus(Router):
         only: Iterable[str] | None = None,
         exclude: Iterable[str] = (),
         isolate: Isolate | None = None,
+        draining: bool = False,
         **settings: Any,
     ) -> Worker:
         """Return a worker for this program's subscribers, not yet started.
@@ -315,13 +319,19 @@ class Bus(Router):
             only: names of the subscriptions to run; None means all.
             exclude: names of those not to run.
             isolate: runs suspects in child processes; see `postbus.isolate`.
+            draining: run here what a worker would isolate in a process of its own; for tests and scripts.
             settings: fields of `WorkerSettings` that differ from the bus's own.
 
         Raises:
             ConfigError: when a name is unknown, or a subscriber cannot run here.
         """
         return self._background.worker(
-            only=only, exclude=exclude, isolate=isolate, observers=self._observers, changes=settings
+            only=only,
+            exclude=exclude,
+            isolate=isolate,
+            observers=self._observers,
+            changes=settings,
+            draining=draining,
         )
 
     def make_dispatch(self, name: str) -> Dispatch:
@@ -340,7 +350,8 @@ class Bus(Router):
             worker = self.make_worker(**options)
             await worker.start()
             try:
-                await self._background.warn_of_orphans(worker)
+                if not options.get("draining"):
+                    await self._background.warn_of_orphans(worker)
                 yield worker
             finally:
                 await worker.stop(0.0 if worker.failure is not None else None)
@@ -364,7 +375,7 @@ class Bus(Router):
             TimeoutError: when work that could run was not finished in time, naming where it stands.
         """
         until = time.monotonic() + seconds(timeout, "timeout")
-        async with self.worker(**options) as worker:
+        async with self.worker(draining=True, **options) as worker:
             await self._background.drain(worker, until)
 
     # -- see

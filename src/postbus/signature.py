@@ -27,11 +27,13 @@ class Signature:
         is_async: it is `async def`.
         wants_context: it has a second parameter annotated `Context` or `DeliveryContext`.
         event_types: the classes that its first parameter's annotation names; a union gives several.
+        unresolved: that annotation, where it names something that cannot be found.
     """
 
     is_async: bool
     wants_context: bool
     event_types: tuple[type[Any], ...]
+    unresolved: str | None = None
 
 
 def read_signature(fn: Callable[..., object], *, delivered: bool) -> Signature:
@@ -65,7 +67,8 @@ def read_signature(fn: Callable[..., object], *, delivered: bool) -> Signature:
                 f"the second may be annotated `Context`, others need defaults"
             )
     annotation = hints.get(places[0].name) if places else None
-    return Signature(_is_async(fn), wants_context, _classes(annotation))
+    unresolved = annotation if isinstance(annotation, str) else None
+    return Signature(_is_async(fn), wants_context, _classes(annotation), unresolved)
 
 
 def label_of(fn: object) -> str:

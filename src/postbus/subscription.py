@@ -55,6 +55,11 @@ def read_interest(what: Sequence[What], signature: Signature, label: str) -> Int
     Raises:
         ConfigError: when nothing is named, or something that is neither event class, name nor pattern.
     """
+    if signature.unresolved is not None and not (what and all(isinstance(one, type) for one in what)):
+        raise ConfigError(
+            f"{label} annotates its event as {signature.unresolved!r}, which cannot be found where it is registered: "
+            f"import it there, or name the event classes in the decorator"
+        )
     if not what:
         what = signature.event_types
         if not what or RawEvent in what:

@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["Entry", "Ledger", "Verdict", "judge"]
+__all__ = ["Entry", "Kind", "Ledger", "Verdict", "judge"]
 
 Kind = Literal["INTENT", "ACK", "UNKNOWN", "FAILED", "START", "END", "ERROR"]
 
