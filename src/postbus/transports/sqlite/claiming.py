@@ -40,8 +40,8 @@ class Claiming:
             "EXISTS (SELECT 1 FROM {suspect} WHERE subscription = s.id) FROM {subscription} s WHERE name = ?"
         )
         self._rest = tables(
-            "SELECT (SELECT min(due) FROM {later} WHERE subscription = ?1), "
-            "EXISTS (SELECT 1 FROM {suspect} WHERE subscription = ?1)"
+            "SELECT (SELECT min(due) FROM {later} WHERE subscription = ?), "
+            "EXISTS (SELECT 1 FROM {suspect} WHERE subscription = ?)"
         )
         self._due = tables(
             "SELECT due, seq, attempt, failure, suspect FROM {later} WHERE subscription = ? AND due <= ? "
@@ -92,16 +92,16 @@ class Claiming:
             return _NOTHING
         self._liveness.extend(owner, lease)
         transaction.fence += 1
-        due, _ = transaction.execute(self._rest, (place.id,)).fetchone()
+        due, _ = transaction.execute(self._rest, (place.id, place.id)).fetchone()
         given: list[Delivery] = []
         while len(given) < limit and (taken := self._take(transaction, place, limit - len(given), due, alone=alone)):
             given += self._give(transaction, place, taken, owner, alone=alone)
             if alone:
                 break
-            due = None if due is None else transaction.execute(self._rest, (place.id,)).fetchone()[0]
+            due = None if due is None else transaction.execute(self._rest, (place.id, place.id)).fetchone()[0]
         if not given:
             transaction.fence -= 1
-        due, suspects = transaction.execute(self._rest, (place.id,)).fetchone()
+        due, suspects = transaction.execute(self._rest, (place.id, place.id)).fetchone()
         return Claimed(given, None if due is None else max(0.0, due - transaction.now), bool(suspects))
 
     # -- taking

@@ -243,10 +243,10 @@ class Declaring:
         """Events that were published with a delay that has not passed: they come no earlier to a newcomer."""
         rows = transaction.execute(
             self._tables(
-                "SELECT seq, due FROM {later} WHERE scheduled AND due > ?1 UNION "
-                "SELECT seq, due FROM {waiting} WHERE due > ?1"
+                "SELECT seq, due FROM {later} WHERE scheduled AND due > ? UNION "
+                "SELECT seq, due FROM {waiting} WHERE due > ?"
             ),
-            (transaction.now,),
+            (transaction.now, transaction.now),
         )
         return dict(rows.fetchall())
 

@@ -45,8 +45,8 @@ class Roll:
             "alive_until = max(alive_until, excluded.alive_until)"
         )
         self.one = tables("SELECT lease, alive_until FROM {worker} WHERE owner = ?")
-        self.alive = tables("SELECT owner, info FROM {worker} WHERE alive_until > ?1 AND alive_until <= ?1 + lease + 1")
-        self.bury = tables("DELETE FROM {worker} WHERE alive_until <= ?1 OR alive_until > ?1 + lease + 1")
+        self.alive = tables("SELECT owner, info FROM {worker} WHERE alive_until > ? AND alive_until <= ? + lease + 1")
+        self.bury = tables("DELETE FROM {worker} WHERE alive_until <= ? OR alive_until > ? + lease + 1")
         self.leave = tables("UPDATE {worker} SET info = NULL WHERE owner = ?")
         self.beat = tables("UPDATE {worker} SET info = ? WHERE owner = ?")
         self.owners = tables("SELECT DISTINCT owner FROM {lease}")
@@ -97,7 +97,7 @@ class Liveness:
             return False
         if self._dead(connection.execute(self._roll.owners).fetchall(), now):
             return True
-        self._sidecar.execute(self._roll.bury, (now,))
+        self._sidecar.execute(self._roll.bury, (now, now))
         self._looked(now)
         return False
 
@@ -121,7 +121,7 @@ class Liveness:
     def _dead(self, owners: Sequence[tuple[str]], now: float) -> set[str]:
         if not owners:
             return set()
-        alive = {owner for owner, _ in self._sidecar.execute(self._roll.alive, (now,)).fetchall()}
+        alive = {owner for owner, _ in self._sidecar.execute(self._roll.alive, (now, now)).fetchall()}
         return {owner for (owner,) in owners} - alive
 
     def _looked(self, now: float) -> None:
@@ -132,7 +132,7 @@ class Liveness:
         """The main transaction has ended: only now may late owners look whether they have lost something."""
         now = self._clock.monotonic()
         if committed:
-            self._sidecar.execute(self._roll.bury, (now,))
+            self._sidecar.execute(self._roll.bury, (now, now))
             self._looked(now)
         self._sidecar.execute("COMMIT")
 

@@ -274,7 +274,7 @@ class Reading:
 
 def who_is_there(roll: Roll, sidecar: sqlite3.Connection, now: float) -> Present:
     """Who lives now, workers by owner."""
-    rows = sidecar.execute(roll.alive, (now,)).fetchall()
+    rows = sidecar.execute(roll.alive, (now, now)).fetchall()
     workers = sorted((info for _, raw in rows if (info := info_of(raw)) is not None), key=lambda info: info.owner)
     return Present({owner for owner, _ in rows}, workers)
 
