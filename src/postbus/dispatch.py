@@ -23,7 +23,7 @@ from .middleware import AroundDelivery, wrapped
 from .subscription import Subscriber
 from .threads import Threads
 
-__all__ = ["AlreadyDone", "Dispatch", "Done", "Run", "Transactions"]
+__all__ = ["ACK", "RELEASE", "AlreadyDone", "Dispatch", "Done", "Run", "Transactions"]
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -120,6 +120,7 @@ class Dispatch:
         # Classes whose objects reach the subscriber as they are, where the transport passes objects.
         self._passed = frozenset(subscriber.interest.types.values())
         self._transactions = transactions if subscriber.transactional else None
+        self._succeeded: Outcome | Done = ACK if self._transactions is None else DONE
         self._simple = self._in_loop and not (self._wants_context or self._around or self._transactions)
 
     def start(self, run: Run, delivery: Delivery) -> Outcome | Done | None:
@@ -238,10 +239,6 @@ class Dispatch:
         return Bury(f"unknown event: {one_line(str(error))}")
 
     # -- after
-
-    @property
-    def _succeeded(self) -> Outcome | Done:
-        return ACK if self._transactions is None else DONE
 
     def _judge(self, error: BaseException, delivery: Delivery, cause: str | None) -> Outcome | Done:
         if isinstance(error, AlreadyDone):

@@ -8,11 +8,12 @@ from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from time import time_ns
 from typing import Any
 from uuid import UUID
 
 from .catalog import Catalog
-from .clock import Clock, Span, seconds
+from .clock import Clock, Span, SystemClock, seconds
 from .context import Context, Publishes
 from .courier import Courier
 from .envelope import Envelope, checked_headers
@@ -83,6 +84,8 @@ class Publisher:
         self._handlers = handlers
         self._counters = counters
         self._now = clock.time
+        self._system = isinstance(clock, SystemClock)  # whose time needs no detour through a float
+        self._seal = catalog.seal
         self._objects = catalog.objects
         self._middleware = tuple(middleware)
         self._timeout = timeout
@@ -98,16 +101,17 @@ class Publisher:
         self._append_now = None if immediate is None else immediate.append_now
         # A transport that gains nothing from batches is called on the spot: no task, no future, no turn of the loop.
         self._direct = None if transport.traits.coalesce else self._append_now
+        self._spot = None if self._middleware else self._direct
 
     # -- the road, asynchronous
 
     def on_the_spot(self, event: object) -> Envelope | None:
         """Publish an event that needs nothing but sealing and a direct append; None, with nothing done, for others."""
-        append = self._direct
-        if append is None or self._middleware or _gathering.get() is not None or not self._handlers.bare(event):
+        append = self._spot
+        if append is None or type(event) not in self._handlers.bare_types or _gathering.get() is not None:
             return None
         item = self._seal_plain(event)
-        (result,) = append((item,), 0)
+        result = append((item,), 0)[0]
         if type(result) is Refused:  # perhaps only for want of room: the long way waits for it
             return None
         if type(result) is Stored and result.routes and not self.observers:
@@ -312,7 +316,7 @@ class Publisher:
 
     def _seal_plain(self, event: object) -> Outgoing:
         try:
-            envelope = self._catalog.seal(event, micros=int(self._now() * 1e6))
+            envelope = self._seal(event, micros=time_ns() // 1000 if self._system else int(self._now() * 1e6))
         except PostbusError:
             self._counters.refused += 1
             raise

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from .delivery import Ack, Bury, Delivery, Failure, Outcome, Release, Requeue
-from .dispatch import Done
+from .dispatch import ACK, Done
 from .errors import LeaseLost, TransportBroken, TransportError
 from .lanes import Lane
 from .observe import Counters, Finished, Lost, Observer, log
@@ -151,7 +151,7 @@ class Settler:
         acked = 0
         plain = not self._observers
         for pair, result in zip(pairs, results, strict=True):
-            if plain and type(pair[1]) is Ack and type(result) is Settled:  # nearly always
+            if plain and pair[1] is ACK and type(result) is Settled:  # nearly always
                 acked += 1
                 continue
             delivery, outcome = pair

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from .delivery import Delivery, Outcome, Requeue
-from .dispatch import RELEASE, Done
+from .dispatch import ACK, RELEASE, Done
 from .lanes import Lane, Slot
 from .observe import Counters, Observer, Started, log
 from .settler import Settler
@@ -208,18 +208,20 @@ class Slots:
         now = clock()
         while ready and ended < free and now < slice_ends:
             delivery = ready.popleft()
-            slot.started, slot.deadline = now, now + timeout
+            slot.deadline = now + timeout
             outcome = start(slot, delivery)
             if outcome is None:
                 break
-            slot.delivery = None
-            if isinstance(outcome, Done):  # a transactional run is settled already
+            if outcome is not ACK and isinstance(outcome, Done):  # a transactional run is settled already
                 self.free -= 1
                 self._settler.add(lane, delivery, outcome, now)
             else:
                 outbox.append((delivery, outcome))
                 ended += 1
             now = clock()
+        slot.started = now
+        if outcome is not None:
+            slot.delivery = None
         if ended:
             lane.unsettled += ended
             lane.finished += ended

@@ -224,11 +224,19 @@ class Store:
         now = self._monotonic()
         results: list[Settle] = []
         finished = 0
+        lease: Lease | None = None
         for delivery, outcome in settlements:
-            lease = self._lease(delivery, now)
-            if lease is None:
-                results.append(_lost(delivery))
-                continue
+            # Nearly always the next one of the same claim, and the very object that was given out.
+            if (
+                lease is None
+                or now >= lease.first_end
+                or lease.number != delivery.receipt
+                or lease.held.get(delivery.fence) is not delivery
+            ):
+                lease = self._lease(delivery, now)
+                if lease is None:
+                    results.append(_lost(delivery))
+                    continue
             held = lease.held.pop(delivery.fence)
             queue = lease.queue
             if not lease.held:
