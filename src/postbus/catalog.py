@@ -159,7 +159,7 @@ class Catalog:
         try:
             if key is None and entry.key is not None:
                 key = entry.key(event)
-            text = key_text(key)
+            text = None if key is None else key_text(key)
         except InvalidName as error:
             error.add_note(f"the key of event {entry.name!r}")
             raise
@@ -175,7 +175,9 @@ class Catalog:
             expires_micros,
             None if headers is None else checked_headers(headers),
         )
-        if self._hooks and not self.objects:
+        if self.objects:
+            return envelope
+        if self._hooks:
             envelope = self._hooked(envelope)
         if len(envelope.body) > self._max_size:
             raise TooLarge(

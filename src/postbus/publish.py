@@ -110,15 +110,20 @@ class Publisher:
         append = self._spot
         if append is None or type(event) not in self._handlers.bare_types or _gathering.get() is not None:
             return None
-        item = self._seal_plain(event)
+        try:
+            envelope = self._seal(event, micros=time_ns() // 1000 if self._system else int(self._now() * 1e6))
+        except PostbusError:
+            self._counters.refused += 1
+            raise
+        item = Outgoing(envelope, event if self._objects else None, 0.0, self._require)
         result = append((item,), 0)[0]
-        if type(result) is Refused:  # perhaps only for want of room: the long way waits for it
-            return None
         if type(result) is Stored and result.routes and not self.observers:
             self._counters.published += 1
-        else:
-            self._judge((item,), (result,))
-        return item.envelope
+            return envelope
+        if type(result) is Refused:  # perhaps only for want of room: the long way waits for it
+            return None
+        self._judge((item,), (result,))
+        return envelope
 
     async def publish(self, event: object, options: Options) -> Envelope:
         """Publish one event; see `Bus.publish`."""
