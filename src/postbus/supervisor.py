@@ -27,10 +27,10 @@ log = logging.getLogger("postbus.supervisor")
 # Exit codes, as of the command line.
 FAILED, WRONG, UNREACHABLE, ABANDONED = 1, 2, 3, 5
 
-# A child that dies before it is ready gets so many tries.
+# A child that dies before it is ready, or says soon after that it failed, gets so many tries.
 _TRIES = 5
 _PAUSE = (0.1, 5.0)
-# Crashes older than this do not slow a restart down.
+# Crashes and failures older than this do not count.
 _FORGET = 30.0
 # Between the end of the grace and the kill: the child itself ends a little earlier, and says what it abandons.
 _MERCY = 1.0
@@ -177,6 +177,7 @@ class Supervisor:
         self._early_deaths = dict.fromkeys(range(processes), 0)
         self._was_ready: set[int] = set()
         self._crashes: dict[int, deque[float]] = {index: deque(maxlen=10) for index in range(processes)}
+        self._failures: dict[int, deque[float]] = {index: deque(maxlen=_TRIES) for index in range(processes)}
         self._rolling: deque[int] = deque()
         self._asked_at: float | None = None
         self._stopping = False
@@ -261,18 +262,20 @@ class Supervisor:
             self._end_now()
 
     def _look_at(self, child: Child) -> None:
-        if child.process.poll() is not None:
+        dead = child.process.poll() is not None
+        if dead:
             child.hear()
+        if child.ready:
+            self._was_ready.add(child.index)
+            self._early_deaths[child.index] = 0
+            if child.replaces is not None:
+                child.replaces.stop()
+        if dead:
             self._forget(child)
             self._ended(child)
         elif child.kill_at is not None and time.monotonic() >= child.kill_at and not child.killed:
             log.critical("worker %d (pid %d) does not end: killed", child.index, child.process.pid)
             child.kill()
-        elif child.ready:
-            self._was_ready.add(child.index)
-            self._early_deaths[child.index] = 0
-            if child.replaces is not None:
-                child.replaces.stop()
 
     def _ended(self, child: Child) -> None:
         """Decide what follows the end of a child."""
@@ -285,6 +288,9 @@ class Supervisor:
             self._rolling.clear()
         elif child.fatal:
             self._stop_all(FAILED)
+        elif child.failed and child.ready and self._fails_again(child):
+            log.critical("worker %d failed %d times: %s", child.index, _TRIES, child.failed)
+            self._give_up(child, FAILED)
         elif replaced:
             log.error("worker %d (pid %d) %s while its successor starts", child.index, child.process.pid, child.ending)
         elif self._until_done and code == 0:
@@ -293,6 +299,12 @@ class Supervisor:
             self._give_up(child, code)  # it said why, and trying again would not help
         else:
             self._restart(child)
+
+    def _fails_again(self, child: Child) -> bool:
+        """Whether it said that it cannot go on as often as that is believed; a crash says nothing."""
+        failures = self._failures[child.index]
+        failures.append(time.monotonic())
+        return len(failures) == _TRIES and failures[0] > failures[-1] - _FORGET
 
     def _note_stop(self, child: Child) -> None:
         """It was told to stop; what it left undone is told by the exit code."""
@@ -370,8 +382,10 @@ class Supervisor:
     def _roll_on(self) -> None:
         if not self._rolling or any(c.replaces in self._children for c in self._children if c.replaces is not None):
             return
+        old = next((c for c in self._children if c.index == self._rolling[0]), None)
+        if old is not None and not old.ready:  # it may have read what was there before the change
+            return
         index = self._rolling.popleft()
-        old = next((c for c in self._children if c.index == index), None)
         if old is None:  # it is being restarted anyway
             return
         log.info("replacing worker %d (pid %d)", index, old.process.pid)

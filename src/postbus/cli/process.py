@@ -105,6 +105,8 @@ class Process:
         self._loop.add_signal_handler(signal.SIGUSR1, self._dump)
         self._link.listen(self._heard)
         shared = bus.transport.traits.shared
+        if not shared:
+            log.warning("%r lives in one process: this worker receives only what is published in it", bus)
         isolation = Isolation(self._orders.program, self._orders.logs) if shared else None
         if self._orders.max_messages is not None:
             bus.observe(self._count)
