@@ -15,7 +15,10 @@ __all__ = ["SCHEMES", "connect"]
 SCHEMES = MappingProxyType(
     {
         "memory": ("postbus.transports.memory", None),
+        "redis": ("postbus.transports.redis", "redis"),
+        "rediss": ("postbus.transports.redis", "redis"),
         "sqlite": ("postbus.transports.sqlite", None),
+        "unix": ("postbus.transports.redis", "redis"),
     }
 )
 

@@ -1,0 +1,128 @@
+"""The doorbell: one subscription to one channel in each process, and who waits for what it says.  A hint, never the truth."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Collection, Set
+
+from redis.exceptions import RedisError
+
+from ...errors import Closed
+from .line import Door
+from .office import Office
+
+__all__ = ["Bell"]
+
+_BACKOFF = (0.1, 2.0)
+
+
+class _Caller:
+    __slots__ = ("heard", "names", "rung")
+
+    def __init__(self, names: frozenset[str], rung: asyncio.Future[None]) -> None:
+        self.names = names
+        self.rung = rung
+        self.heard: set[str] = set()
+
+
+class Bell:
+    """Listens from the first `wait` on."""
+
+    def __init__(self, door: Door, office: Office) -> None:
+        self._door = door
+        self._office = office
+        self._callers: list[_Caller] = []
+        self._missed: set[str] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def wait(self, names: Collection[str], timeout: float) -> Set[str]:
+        """See `Transport.wait`."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._listen())
+        wanted = frozenset(names)
+        heard = self._missed & wanted
+        self._missed -= heard
+        if heard or not wanted:
+            return heard
+        loop = asyncio.get_running_loop()
+        caller = _Caller(wanted, loop.create_future())
+        self._callers.append(caller)
+        alarm = loop.call_later(timeout, _ring, caller)
+        try:
+            await caller.rung
+        finally:
+            alarm.cancel()
+            self._callers.remove(caller)
+        if self._closed:
+            raise Closed(f"the transport of {self._door} was closed")
+        return caller.heard
+
+    def ring(self, names: Collection[str]) -> None:
+        """These may have work."""
+        left = set(names)
+        for caller in self._callers:
+            heard = caller.names.intersection(names)
+            if heard:
+                caller.heard |= heard
+                left -= heard
+                _ring(caller)
+        self._missed |= left
+
+    def _ring_all(self) -> None:
+        registry = self._office.last
+        names = set() if registry is None else set(registry.by_name)
+        self.ring(names.union(*(caller.names for caller in self._callers)))
+
+    async def _listen(self) -> None:
+        pause = 0.0
+        while True:
+            connection = self._door.connection()
+            try:
+                await connection.connect()
+                await connection.send_command("SUBSCRIBE", self._office.keys.bell, check_health=False)
+                while True:
+                    reply = await connection.read_response(disable_decoding=True, timeout=math.inf)
+                    pause = 0.0
+                    self._hear(reply)
+            except (RedisError, OSError):
+                pause = min(max(2 * pause, _BACKOFF[0]), _BACKOFF[1])
+            finally:
+                await connection.disconnect(nowait=True)
+            await asyncio.sleep(pause)
+
+    def _hear(self, reply: object) -> None:
+        match reply:
+            case [b"message", _, bytes(message)]:
+                topic, _, number = message.decode("utf-8", "replace").partition("/")
+                self.ring(self._named(topic, number))
+            case _:
+                self._ring_all()  # listening begins: what was rung before was not heard
+
+    def _named(self, topic: str, number: str) -> Collection[str]:
+        """Whom a message is for; everybody when the registry does not say."""
+        registry = self._office.last
+        names: Collection[str] = ()
+        if registry is not None and number.isdigit():
+            record = registry.records.get(int(number))
+            names = () if record is None else (record.name,)
+        elif registry is not None and topic in registry.names:
+            names = registry.at(topic)
+        if names:
+            return names
+        return {name for caller in self._callers for name in caller.names}
+
+    async def close(self) -> None:
+        """Stop listening, and tell whoever waits."""
+        self._closed = True
+        for caller in self._callers:
+            _ring(caller)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+
+def _ring(caller: _Caller) -> None:
+    if not caller.rung.done():
+        caller.rung.set_result(None)

@@ -1,0 +1,207 @@
+-- KEYS: the streams of the subscription's topics.
+-- ARGV: subscription, owner, limit, lease in ms, '1' for suspects only, entries that may be looked at.
+-- Returns ms until the next is due (-1: none), whether there are suspects, whether there is more to look at, then runs
+-- of deliveries: topic, group ('' for the own store), first fence, count, and for each id, name, key, envelope, and for
+-- those of the own store their attempt.
+local now = clock()
+local sub, owner, limit, lease, alone, budget =
+  ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6])
+local consumer = owner .. '|' .. ARGV[4]
+local got, next_due, suspects, more = 0, -1, 0, 0
+local out = {}
+local topics = {}
+
+local function due_at(at)
+  if next_due < 0 or at - now < next_due then next_due = at - now end
+end
+
+-- What ran out of its lease becomes suspect.  First leases are in the group's list of pending entries, which is read
+-- from a cursor on, and only when the first of them can have ended.
+local function expire_pending(T)
+  if T.sweep_at == 0 or now < T.sweep_at then return end
+  local rows = call('XPENDING', T.stream, T.group, T.cursor, '+', 200)
+  local first_end = T.first_end
+  for _, row in ipairs(rows) do
+    local ends = now - row[3] + tonumber(string.match(row[2], '|(%d+)$') or 0)
+    if ends <= now then
+      local found = call('XRANGE', T.stream, row[1], row[1])[1]
+      if found then
+        local name, key, envelope = entry_of(found[2], T.tag)
+        local eid = padded(row[1])
+        keep(T.own, eid, name, key, envelope, 1)
+        call('ZADD', T.own .. ':u', 0, eid)
+      else
+        call('HINCRBY', T.own .. ':c', 'trimmed', 1)
+      end
+      call('XACK', T.stream, T.group, row[1])
+    elseif first_end == 0 or ends < first_end then
+      first_end = ends
+    end
+  end
+  if #rows == 200 then
+    call('HSET', T.own .. ':c', 'cursor', '(' .. rows[200][1], 'first_end', first_end)
+  else
+    T.sweep_at = first_end
+    call('HSET', T.own .. ':c', 'cursor', '-', 'first_end', 0, 'sweep_at', first_end)
+  end
+end
+
+local function expire_own(T)
+  for _, eid in ipairs(call('ZRANGEBYSCORE', T.own .. ':q', '-inf', now, 'LIMIT', 0, 200)) do
+    local attempt, _, was_alone = read_meta(call('HGET', T.own .. ':m', eid))
+    if was_alone then attempt = attempt + 1 end
+    call('ZREM', T.own .. ':q', eid)
+    call('ZADD', T.own .. ':u', 0, eid)
+    call('HSET', T.own .. ':m', eid, meta(attempt, 0, 0, 0, ''))
+  end
+end
+
+local function lease_own(T, from, eids)
+  if #eids == 0 then return end
+  out[#out + 1] = T.place
+  out[#out + 1] = ''
+  out[#out + 1] = string.format('%.0f', T.fence + 1)
+  out[#out + 1] = #eids
+  for _, eid in ipairs(eids) do
+    T.fence = T.fence + 1
+    local attempt = read_meta(call('HGET', T.own .. ':m', eid))
+    local body = split(call('HGET', T.own .. ':b', eid))
+    call('ZREM', from, eid)
+    call('ZADD', T.own .. ':q', now + lease, eid)
+    call('HSET', T.own .. ':m', eid, meta(attempt, T.fence, alone and 1 or 0, 0, owner))
+    out[#out + 1] = eid
+    out[#out + 1] = body[1]
+    out[#out + 1] = body[2]
+    out[#out + 1] = body[3]
+    out[#out + 1] = attempt
+  end
+  got = got + #eids
+end
+
+local function take_due(T, zset)
+  local first = call('ZRANGE', zset, 0, 0, 'WITHSCORES')
+  if #first == 0 then return end
+  if tonumber(first[2]) <= now and got < limit then
+    lease_own(T, zset, call('ZRANGEBYSCORE', zset, '-inf', now, 'LIMIT', 0, limit - got))
+    first = call('ZRANGE', zset, 0, 0, 'WITHSCORES')
+    if #first == 0 then return end
+  end
+  if tonumber(first[2]) > now then due_at(tonumber(first[2])) end
+end
+
+local function acknowledge(T, ids)
+  for i = 1, #ids, 500 do
+    call('XACK', T.stream, T.group, unpack(ids, i, math.min(i + 499, #ids)))
+  end
+end
+
+-- Whether the entry may be handed out at once; else it moves to the own store.
+local function admit(T, id, name, key, envelope, due)
+  local late = due ~= nil and due > now
+  local held = false
+  if T.ordered and key ~= '' then
+    held = call('HSETNX', T.own .. ':t', key, 1) == 0
+  end
+  if not held and not late then return true end
+  local eid = padded(id)
+  keep(T.own, eid, name, key, envelope, 1, due)
+  if held then
+    call('ZADD', T.own .. ':w', 0, key .. '\0' .. eid)
+  else
+    call('ZADD', T.own .. ':d', due, eid)
+    due_at(due)
+  end
+  return false
+end
+
+local function take_new(T)
+  local moved, first = {}, #out
+  out[first + 1], out[first + 2], out[first + 3], out[first + 4] = T.place, T.group, '0', 0
+  local count = 0
+  while got < limit do
+    if budget <= 0 then
+      more = 1
+      break
+    end
+    local asked = math.min(limit - got, budget)
+    local read = redis.pcall('XREADGROUP', 'GROUP', T.group, consumer, 'COUNT', asked, 'STREAMS', T.stream, '>')
+    if read and read.err then return read end
+    if not read then break end
+    local entries = read[1][2]
+    for _, entry in ipairs(entries) do
+      local id = entry[1]
+      local name, key, envelope, due = entry_of(entry[2], T.tag)
+      if not wanted(T, name, id) or not admit(T, id, name, key, envelope, due) then
+        moved[#moved + 1] = id
+      else
+        local n = #out
+        out[n + 1], out[n + 2], out[n + 3], out[n + 4] = id, name, key, envelope
+        count, got = count + 1, got + 1
+      end
+    end
+    budget = budget - #entries
+    if #entries < asked then break end
+  end
+  if #moved > 0 then acknowledge(T, moved) end
+  if count == 0 then
+    for i = 1, 4 do out[first + i] = nil end
+  else
+    out[first + 3], out[first + 4] = string.format('%.0f', T.fence + 1), count
+    T.fence = T.fence + count
+    if T.sweep_at == 0 or now + lease < T.sweep_at then
+      T.sweep_at = now + lease
+      call('HSET', T.own .. ':c', 'sweep_at', T.sweep_at)
+    end
+  end
+end
+
+for i = 1, #KEYS do
+  local tag = tag_of(KEYS[i])
+  local own = tag .. ':' .. sub
+  local c = call('HMGET', own .. ':c', 'group', 'wants', 'older', 'ordered', 'paused', 'fence', 'sweep_at', 'cursor',
+    'first_end')
+  if not c[1] then return redis.error_reply('GONE ' .. KEYS[i]) end
+  topics[i] = {
+    place = i, stream = KEYS[i], tag = tag, own = own, group = c[1], wants_text = c[2], ordered = c[4] == '1',
+    paused = c[5] == '1', fence = tonumber(c[6]), was = tonumber(c[6]), sweep_at = tonumber(c[7] or 0),
+    cursor = c[8] or '-', first_end = tonumber(c[9] or 0), memo = {},
+    older = c[3] and c[3] ~= '' and cjson.decode(c[3]) or nil,
+  }
+end
+-- As the first write, one that a full server allows: then it allows what follows, and a backlog can be drained.
+call('ZREM', topics[1].own .. ':q', '')
+for _, T in ipairs(topics) do
+  expire_own(T)
+  local ok = pcall(expire_pending, T)
+  if not ok then return redis.error_reply('NOGROUP of ' .. T.stream) end
+  if not T.paused then
+    if alone then
+      if got < limit and got == 0 then
+        lease_own(T, T.own .. ':u', call('ZRANGEBYSCORE', T.own .. ':u', '-inf', now, 'LIMIT', 0, 1))
+      end
+    else
+      take_due(T, T.own .. ':r')
+      take_due(T, T.own .. ':d')
+    end
+    local first = call('ZRANGE', T.own .. ':u', 0, 0, 'WITHSCORES')
+    if first[2] then
+      if tonumber(first[2]) <= now then suspects = 1 else due_at(tonumber(first[2])) end
+    end
+  end
+end
+if not alone then
+  for _, T in ipairs(topics) do
+    if not T.paused then
+      local refused = take_new(T)
+      if refused then return refused end
+    end
+  end
+end
+for _, T in ipairs(topics) do
+  if T.fence ~= T.was then call('HSET', T.own .. ':c', 'fence', string.format('%.0f', T.fence)) end
+  if got < limit then
+    call('HDEL', T.tag .. ':c', 'bell')
+    call('HDEL', T.own .. ':c', 'bell')
+  end
+end
+return {next_due, suspects, more, unpack(out)}

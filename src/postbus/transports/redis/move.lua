@@ -1,0 +1,87 @@
+-- KEYS: stream.  ARGV: subscription, then for each delivery: group ('' for the own store), id, fence, owner, and
+-- 'requeue' with ms, spent, suspect; or 'release'; or 'bury' with spent, reason, failure: always three, some empty.
+-- Returns '1' (moved), '0' (lost) or 't' (trimmed by somebody else: its envelope must be brought) for each.
+local now = clock()
+local stream, sub = KEYS[1], ARGV[1]
+local tag = tag_of(stream)
+local own = tag .. ':' .. sub
+local config = call('HMGET', own .. ':c', 'ordered', 'park')
+local ordered, park = config[1] == '1', config[2] == '1'
+local results, ready = {}, false
+-- As the first write, one that a full server allows: then it allows what follows.
+call('ZREM', own .. ':q', '')
+
+-- eid, name, key, envelope, attempt, alone; or nil and why not
+local function take_pending(group, id, owner)
+  local row = call('XPENDING', stream, group, id, id, 1)[1]
+  if not row or string.match(row[2], '^(.*)|%d+$') ~= owner then return nil, '0' end
+  local found = call('XRANGE', stream, id, id)[1]
+  if not found then return nil, 't' end
+  call('XACK', stream, group, id)
+  local name, key, envelope = entry_of(found[2], tag)
+  return padded(id), name, key, envelope, 1, false
+end
+
+local function take_own(id, fence, owner)
+  local known = call('HGET', own .. ':m', id)
+  if not known then return nil, '0' end
+  local attempt, held, alone, _, by = read_meta(known)
+  if string.format('%.0f', held) ~= fence or by ~= owner or call('ZREM', own .. ':q', id) == 0 then return nil, '0' end
+  local body = split(call('HGET', own .. ':b', id))
+  return id, body[1], body[2], body[3], attempt, alone
+end
+
+local function letter()
+  local last = call('HMGET', own .. ':c', 'buried_ms', 'buried_n')
+  local ms, n = tonumber(last[1] or 0), tonumber(last[2] or 0) + 1
+  if now > ms then ms, n = now, 0 end
+  if n > 4095 then ms, n = ms + 1, 0 end
+  call('HSET', own .. ':c', 'buried_ms', string.format('%.0f', ms), 'buried_n', n)
+  return string.format('%013.0f%04d', ms, n)
+end
+
+local function bury(eid, name, key, envelope, attempt, why, failure)
+  local id = letter()
+  call('ZADD', own .. ':g', 0, id)
+  call('HSET', own .. ':l', id, join(eid, name, key, envelope, tostring(attempt), why, failure))
+  forget(own, eid)
+  if ordered and key ~= '' then
+    if park then
+      call('HSET', own .. ':p', key, id)
+    else
+      ready = free(own, key, now) or ready
+    end
+  end
+end
+
+for i = 2, #ARGV, 8 do
+  local group, id, fence, owner, what = unpack(ARGV, i, i + 4)
+  local eid, name, key, envelope, attempt, alone
+  local ok = true
+  if group ~= '' then
+    ok, eid, name, key, envelope, attempt, alone = pcall(take_pending, group, id, owner)
+  else
+    eid, name, key, envelope, attempt, alone = take_own(id, fence, owner)
+  end
+  if not ok then eid, name = nil, '0' end  -- the group is gone, and with it every lease
+  if not eid then
+    results[#results + 1] = name
+  else
+    if what == 'bury' then
+      bury(eid, name, key, envelope, attempt - 1 + tonumber(ARGV[i + 5]), ARGV[i + 6], ARGV[i + 7])
+    else
+      local due, suspect = 0, alone
+      if what == 'requeue' then
+        attempt = attempt + tonumber(ARGV[i + 6])
+        suspect = ARGV[i + 7] == '1'
+        if tonumber(ARGV[i + 5]) > 0 then due = now + tonumber(ARGV[i + 5]) end
+      end
+      keep(own, eid, name, key, envelope, attempt)
+      call('ZADD', own .. (suspect and ':u' or ':r'), due, eid)
+      ready = ready or due == 0
+    end
+    results[#results + 1] = '1'
+  end
+end
+if ready then ring_subscription(tag, sub, now) end
+return table.concat(results)

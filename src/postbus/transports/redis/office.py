@@ -1,0 +1,219 @@
+"""Keeps the registry: reads it, changes it if nobody else did meanwhile, and makes topics know subscriptions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import msgspec
+
+from ...errors import ConfigError, TransportError
+from ...transport import Conflict, SubscriptionSpec
+from .line import Line, said
+from .registry import Change, Keys, Record, Registry, fingerprint, lua_wants
+from .scripts import ENROLL, READ, REGISTRY, RETIRE, TRIM
+
+__all__ = ["Office", "TopicState"]
+
+# Others change the registry too; one of them succeeds each time.
+_TRIES = 200
+
+
+class TopicState:
+    """What a publisher knows of a topic: its version, and how many subscriptions take each name."""
+
+    __slots__ = ("routes", "version")
+
+    def __init__(self, version: bytes, routes: Mapping[str, int]) -> None:
+        self.version = version
+        self.routes = routes
+
+
+class Office:
+    """The registry, and the last state of it that was read."""
+
+    def __init__(self, line: Line, keys: Keys) -> None:
+        self._line = line
+        self.keys = keys
+        self._known: Registry | None = None
+        self._declared: dict[str, bytes] = {}
+        self._topics: dict[str, TopicState] = {}
+
+    # -- read
+
+    @property
+    def last(self) -> Registry | None:
+        """The registry as it was last read, if it was."""
+        return self._known
+
+    async def registry(self) -> Registry:
+        """The registry as it was last read."""
+        return self._known or await self.refresh()
+
+    async def refresh(self) -> Registry:
+        """The registry as it is."""
+        reply = said(await self._line.run(READ, self.keys.registry, ()), self._line.door)
+        self._known = Registry(reply)
+        return self._known
+
+    # -- changed
+
+    async def _write(
+        self, registry: Registry, number: int, records: Mapping[int, Record | None], names: Iterable[str] = ()
+    ) -> bool:
+        """Whether the registry was still as it was read, and is changed now."""
+        listed = list(names)
+        args: list[object] = [registry.revision, number, len(listed), *listed]
+        for key, record in records.items():
+            args += (key, b"" if record is None else msgspec.json.encode(record))
+        reply = said(await self._line.run(REGISTRY, self.keys.registry, args), self._line.door)
+        return bool(reply)
+
+    async def declare(self, specs: Sequence[SubscriptionSpec], *, newest: bool) -> Sequence[Conflict]:
+        """See `Transport.declare`."""
+        for _ in range(_TRIES):
+            registry = await self.refresh()
+            change = registry.declared(specs, newest=newest, now=time.time(), known=self._declared)
+            if registry.revision and not change.records:
+                break
+            if await self._write(registry, change.number, change.records):
+                break
+        else:
+            raise TransportError("the registry of subscriptions changes too often")
+        registry = await self.refresh()
+        await self._enroll(registry, specs, change)
+        for spec in specs:
+            self._declared[spec.name] = registry.epoch
+        return change.conflicts
+
+    async def _enroll(self, registry: Registry, specs: Sequence[SubscriptionSpec], change: Change) -> None:
+        names = {spec.name for spec in specs} - {conflict.subscription for conflict in change.conflicts}
+        records = [registry.by_name[name] for name in sorted(names) if name in registry.by_name]
+        places = [(record, topic) for record in records for topic in registry.topics(record)]
+        earliest = {t for r, t in places if change.starts.get(r.number) == "0"}
+        if earliest:
+            trims = [(TRIM, [self.keys.stream(topic)], ["", 0, "1"]) for topic in sorted(earliest)]
+            await self._line.run_each(*trims)
+        await self.make_known(places, change.starts)
+
+    async def make_known(self, places: Sequence[tuple[Record, str]], starts: Mapping[int, str]) -> None:
+        """Make topics know subscriptions as they are declared now; where they do already, nothing happens."""
+        for begin in range(0, len(places), 200):
+            scripts = [
+                (ENROLL, [self.keys.stream(topic)], _enrolment(record, topic, starts.get(record.number, "$")))
+                for record, topic in places[begin : begin + 200]
+            ]
+            for reply in await self._line.run_each(*scripts):
+                said(reply, self._line.door)
+
+    async def repair(self, name: str) -> Record:
+        """A topic does not know the subscription, or its group is gone: begin with all that is stored there.
+
+        Raises:
+            UnknownSubscription: when the registry does not know it either.
+        """
+        registry = await self.refresh()
+        record = registry.record(name)
+        await self.make_known([(record, topic) for topic in registry.topics(record)], {record.number: "0"})
+        return record
+
+    async def _change(self, name: str, **fields: object) -> Record:
+        for _ in range(_TRIES):
+            registry = await self.refresh()
+            record = msgspec.structs.replace(registry.record(name), **fields)
+            if await self._write(registry, registry.number, {record.number: record}):
+                return (await self.refresh()).records.get(record.number, record)
+        raise TransportError("the registry of subscriptions changes too often")
+
+    async def pause(self, name: str, *, paused: bool) -> None:
+        """Refuse or allow claims."""
+        record = await self._change(name, paused=paused)
+        registry = await self.registry()
+        await self.make_known([(record, topic) for topic in registry.topics(record)], {})
+
+    async def rename(self, name: str, to: str) -> None:
+        """Give a subscription a new name."""
+        for _ in range(_TRIES):
+            registry = await self.refresh()
+            record = registry.record(name)
+            if name == to:
+                return
+            if to in registry.by_name:
+                raise ConfigError(f"{name!r} cannot be renamed to {to!r}: that name is taken; retire it first")
+            spec = replace(record.spec, name=to)
+            meaning = fingerprint(spec)
+            made = msgspec.structs.replace(record, spec=spec, current=meaning, seen=(*record.seen, meaning))
+            if await self._write(registry, registry.number, {record.number: made}):
+                await self.refresh()
+                return
+        raise TransportError("the registry of subscriptions changes too often")
+
+    async def retire(self, name: str) -> tuple[Record, Sequence[str]]:
+        """Take a subscription out of the registry; return it and its topics, which still hold what it had."""
+        for _ in range(_TRIES):
+            registry = await self.refresh()
+            record = registry.record(name)
+            topics = registry.topics(record)
+            if await self._write(registry, registry.number, {record.number: None}):
+                await self.refresh()
+                self._declared.pop(name, None)
+                return record, topics
+        raise TransportError("the registry of subscriptions changes too often")
+
+    async def forget(self, record: Record, topics: Sequence[str]) -> None:
+        """Delete what a retired subscription had."""
+        scripts = [(RETIRE, [self.keys.stream(topic)], [record.number]) for topic in topics]
+        if scripts:
+            for reply in await self._line.run_each(*scripts):
+                said(reply, self._line.door)
+
+    # -- what publishers know
+
+    async def topic(self, topic: str, names: Collection[str], patience: float) -> TopicState:
+        """How a topic routes these names, which it knows from now on."""
+        state = self._topics.get(topic)
+        if state is not None and all(name in state.routes for name in names):
+            return state
+        return await self._introduce(topic, names, patience)
+
+    def forget_topic(self, topic: str) -> None:
+        """Its version is another one by now."""
+        self._topics.pop(topic, None)
+
+    async def _introduce(self, topic: str, names: Collection[str], patience: float) -> TopicState:
+        """First the registry knows the names, then the topic those who take them: whoever declares reads them or is
+        read here.  The version is read before the routes, so that a route is never newer than its version."""
+        registry = await self._add_names(topic, names)
+        for _ in range(_TRIES):
+            version = await self._version(topic)
+            registry = await self.refresh()
+            known = registry.names.get(topic, set()) | set(names)
+            takers = {record.number: record for name in known for record in registry.takers(name, topic)}
+            await self.make_known([(record, topic) for record in takers.values()], {})
+            if await self._version(topic) == version:
+                routes = {name: len(registry.takers(name, topic)) for name in known}
+                state = self._topics[topic] = TopicState(version, routes)
+                return state
+        raise TransportError(f"the subscriptions of topic {topic!r} change too often")
+
+    async def _add_names(self, topic: str, names: Collection[str]) -> Registry:
+        for _ in range(_TRIES):
+            registry = await self.refresh()
+            fresh = set(names) - registry.names.get(topic, set())
+            if not fresh:
+                return registry
+            if await self._write(registry, registry.number, {}, [f"{topic}/{name}" for name in sorted(fresh)]):
+                return registry
+        raise TransportError("the registry of subscriptions changes too often")
+
+    async def _version(self, topic: str) -> bytes:
+        reply = await self._line.run(ENROLL, [self.keys.stream(topic)], ["", "", "", "", "", ""])
+        return bytes(said(reply, self._line.door))
+
+
+def _enrolment(record: Record, topic: str, start: str) -> list[object]:
+    spec = record.spec
+    flags = ("1" if flag else "0" for flag in (spec.ordered, spec.on_bury == "park", record.paused))
+    return [record.number, lua_wants(spec, topic), *flags, start]
+

@@ -1,0 +1,37 @@
+-- Lets go of what no group needs.  KEYS: stream.
+-- ARGV: ms for which history is kept ('' when it is not asked for), ms between two trims, '1' to trim to the entry.
+local stream = KEYS[1]
+local topic = tag_of(stream) .. ':c'
+local now = clock()
+local c = call('HMGET', topic, 'trimmed_at', 'retain')
+if ARGV[1] ~= '' and ARGV[1] ~= c[2] then
+  call('HSET', topic, 'retain', ARGV[1])
+  c[2] = ARGV[1]
+end
+if c[1] and now - tonumber(c[1]) < tonumber(ARGV[2]) and now >= tonumber(c[1]) then return 0 end
+if call('EXISTS', stream) == 0 then return 0 end
+local function less(a, b) return padded(a) < padded(b) end
+local until_id = nil
+for _, info in ipairs(call('XINFO', 'GROUPS', stream)) do
+  local group = {}
+  for i = 1, #info, 2 do group[info[i]] = info[i + 1] end
+  local needs
+  if group.pending > 0 then
+    needs = call('XPENDING', stream, group.name)[2]
+  else
+    local ms, seq = string.match(group['last-delivered-id'], '^(%d+)-(%d+)$')
+    needs = ms .. '-' .. string.format('%.0f', tonumber(seq) + 1)
+  end
+  if not until_id or less(needs, until_id) then until_id = needs end
+end
+local retain = tonumber(c[2] or 0)
+-- Nobody takes its events yet, or nobody does after the server lost its memory: those who declare again find them.
+if not until_id and retain < 600000 then retain = 600000 end
+if retain > 0 then
+  local kept = string.format('%.0f-0', math.max(0, now - retain))
+  if not until_id or less(kept, until_id) then until_id = kept end
+end
+call('HSET', topic, 'trimmed_at', string.format('%.0f', now))
+call('ZREMRANGEBYSCORE', tag_of(stream) .. ':z', '-inf', now)
+if ARGV[3] == '1' then return call('XTRIM', stream, 'MINID', until_id) end
+return call('XTRIM', stream, 'MINID', '~', until_id, 'LIMIT', 100000)
