@@ -72,6 +72,8 @@ class Appending:
         """Results, or None when the topic's routes are others by now, and nothing was stored."""
         wanted = [item for item in items if not item.require_subscription or state.routes[item.envelope.name]]
         answers = ""
+        if not wanted and not await self._office.is_current(topic, state):
+            return None
         if wanted:
             keys, args = self._request(topic, state.version, wanted)
             try:

@@ -34,6 +34,7 @@ class Bell:
         self._office = office
         self._callers: list[_Caller] = []
         self._missed: set[str] = set()
+        self._missed_any = False
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -42,7 +43,8 @@ class Bell:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._listen())
         wanted = frozenset(names)
-        heard = self._missed & wanted
+        heard = wanted if self._missed_any else self._missed & wanted
+        self._missed_any = False
         self._missed -= heard
         if heard or not wanted:
             return heard
@@ -71,9 +73,11 @@ class Bell:
         self._missed |= left
 
     def _ring_all(self) -> None:
-        registry = self._office.last
-        names = set() if registry is None else set(registry.by_name)
-        self.ring(names.union(*(caller.names for caller in self._callers)))
+        """Whom it is for is not known: everybody looks."""
+        self._missed_any = not self._callers
+        for caller in self._callers:
+            caller.heard |= caller.names
+            _ring(caller)
 
     async def _listen(self) -> None:
         pause = 0.0
@@ -96,22 +100,23 @@ class Bell:
         match reply:
             case [b"message", _, bytes(message)]:
                 topic, _, number = message.decode("utf-8", "replace").partition("/")
-                self.ring(self._named(topic, number))
-            case _:
-                self._ring_all()  # listening begins: what was rung before was not heard
+                names = self._named(topic, number)
+                if names:
+                    self.ring(names)
+                    return
+            case _:  # listening begins: what was rung before was not heard
+                pass
+        self._ring_all()
 
     def _named(self, topic: str, number: str) -> Collection[str]:
-        """Whom a message is for; everybody when the registry does not say."""
+        """Whom a message is for; nobody when the registry, as it was last read, does not say."""
         registry = self._office.last
-        names: Collection[str] = ()
-        if registry is not None and number.isdigit():
+        if registry is None:
+            return ()
+        if number.isdigit():
             record = registry.records.get(int(number))
-            names = () if record is None else (record.name,)
-        elif registry is not None and topic in registry.names:
-            names = registry.at(topic)
-        if names:
-            return names
-        return {name for caller in self._callers for name in caller.names}
+            return () if record is None else (record.name,)
+        return registry.at(topic) if topic in registry.names else ()
 
     async def close(self) -> None:
         """Stop listening, and tell whoever waits."""

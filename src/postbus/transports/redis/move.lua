@@ -14,7 +14,9 @@ call('ZREM', own .. ':q', '')
 -- eid, name, key, envelope, attempt, alone; or nil and why not
 local function take_pending(group, id, owner)
   local row = call('XPENDING', stream, group, id, id, 1)[1]
-  if not row or string.match(row[2], '^(.*)|%d+$') ~= owner then return nil, '0' end
+  if not row then return nil, '0' end
+  local by, lasts = lease_of(row)
+  if by ~= owner or not lasts then return nil, '0' end
   local found = call('XRANGE', stream, id, id)[1]
   if not found then return nil, 't' end
   call('XACK', stream, group, id)
@@ -26,7 +28,10 @@ local function take_own(id, fence, owner)
   local known = call('HGET', own .. ':m', id)
   if not known then return nil, '0' end
   local attempt, held, alone, _, by = read_meta(known)
-  if string.format('%.0f', held) ~= fence or by ~= owner or call('ZREM', own .. ':q', id) == 0 then return nil, '0' end
+  if string.format('%.0f', held) ~= fence or by ~= owner then return nil, '0' end
+  local ends = call('ZSCORE', own .. ':q', id)
+  if not ends or tonumber(ends) <= now then return nil, '0' end
+  call('ZREM', own .. ':q', id)
   local body = split(call('HGET', own .. ':b', id))
   return id, body[1], body[2], body[3], attempt, alone
 end

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 
@@ -33,8 +34,9 @@ class TopicState:
 class Office:
     """The registry, and the last state of it that was read."""
 
-    def __init__(self, line: Line, keys: Keys) -> None:
+    def __init__(self, line: Line, keys: Keys, retain: float | None) -> None:
         self._line = line
+        self._retain: Any = "" if retain is None else round(retain * 1000)
         self.keys = keys
         self._known: Registry | None = None
         self._declared: dict[str, bytes] = {}
@@ -93,7 +95,7 @@ class Office:
         places = [(record, topic) for record in records for topic in registry.topics(record)]
         earliest = {t for r, t in places if change.starts.get(r.number) == "0"}
         if earliest:
-            trims = [(TRIM, [self.keys.stream(topic)], ["", 0, "1"]) for topic in sorted(earliest)]
+            trims = [(TRIM, [self.keys.stream(topic)], [self._retain, 0, "1"]) for topic in sorted(earliest)]
             await self._line.run_each(*trims)
         await self.make_known(places, change.starts)
 
@@ -176,6 +178,10 @@ class Office:
         if state is not None and all(name in state.routes for name in names):
             return state
         return await self._introduce(topic, names, patience)
+
+    async def is_current(self, topic: str, state: TopicState) -> bool:
+        """Whether the topic's version is still that of this state."""
+        return await self._version(topic) == state.version
 
     def forget_topic(self, topic: str) -> None:
         """Its version is another one by now."""

@@ -62,6 +62,12 @@ local function entry_of(fields, tag)
   return name, key, '\0' .. join(unpack(fields)), nil
 end
 
+-- Whether a first lease lasts, by a row of the group's list of pending entries, and whose it is.
+local function lease_of(row)
+  local owner, lease = string.match(row[2], '^(.*)|(%d+)$')
+  return owner, owner ~= nil and row[3] < tonumber(lease)
+end
+
 -- At most one ring in 10 ms, unless somebody found nothing since the last one.
 local function ring(hash, channel, message, now)
   local rung = call('HGET', hash, 'bell')

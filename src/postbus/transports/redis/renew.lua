@@ -6,7 +6,7 @@ local lease = tonumber(ARGV[2])
 
 local function renew_pending(group, id, owner)
   local row = call('XPENDING', stream, group, id, id, 1)[1]
-  if not row or string.match(row[2], '^(.*)|%d+$') ~= owner then return 0 end
+  if not row or lease_of(row) ~= owner then return 0 end
   call('XCLAIM', stream, group, owner .. '|' .. ARGV[2], 0, id, 'JUSTID')
   return 1
 end
@@ -20,6 +20,8 @@ local function renew_own(id, fence, owner)
   return 1
 end
 
+local sweep_at = tonumber(call('HGET', own .. ':c', 'sweep_at') or 0)
+if sweep_at > now + lease then call('HSET', own .. ':c', 'sweep_at', now + lease) end
 local results = {}
 for i = 3, #ARGV, 4 do
   local group, id, fence, owner = unpack(ARGV, i, i + 3)

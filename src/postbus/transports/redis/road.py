@@ -66,7 +66,7 @@ class RedisTransport(Desk):
         line = Line(self._door)
         await line.one("PING")
         self._line = line
-        self._office = Office(line, self._keys)
+        self._office = Office(line, self._keys, self._settings.retain)
         self._trimming = Trimming(line, self._keys, self._settings.retain)
         self._settling = Settling(line, self._keys, self._trimming.note)
         self._appending = Appending(line, self._office, self._settings)
