@@ -76,6 +76,24 @@ class DoorSuite(Ground):
             with pytest.raises(Closed):
                 await waiting
 
+    async def test_closing_in_the_middle_of_things_leaves_nobody_waiting(self, transport: Transport) -> None:
+        await self.declare(transport)
+        (kept,) = await self.publish(transport, "kept")
+        calls: list[asyncio.Task[object]] = [
+            asyncio.create_task(self.append(transport, self.sealed())) for _ in range(10)
+        ]
+        calls += [asyncio.create_task(self.claim(transport, limit=1)) for _ in range(10)]
+        await asyncio.sleep(0)
+        closing = [asyncio.create_task(transport.close()) for _ in range(2)]
+        async with asyncio.timeout(_SOON):
+            await asyncio.gather(*closing)
+            results = await asyncio.gather(*calls, return_exceptions=True)
+        for result in results:
+            assert isinstance(result, list | Closed), result
+        if transport.traits.durable != "memory":
+            again = await self.open()
+            assert [type(result) for result in await self.append(again, kept)] == [Duplicate]
+
     async def test_everything_is_there_after_reopening(self, transport: Transport) -> None:
         if transport.traits.durable == "memory":
             pytest.skip("nothing outlives a transport in memory")

@@ -29,7 +29,7 @@ from ..transport import (
 )
 from .clock import ManualClock
 
-__all__ = ["BOOM", "Ground", "inspectable"]
+__all__ = ["BOOM", "Ground", "ids", "inspectable", "keys"]
 
 BOOM = Failure("ValueError", "boom", "Traceback (most recent call last):\nValueError: boom")
 

@@ -38,7 +38,7 @@ class OrderSuite(Ground):
 
     async def take(self, transport: Transport, *, owner: str = "a", limit: int = 100, alone: bool = False) -> list[str]:
         """Claim, and return the events' short names."""
-        self.held = {named(d): d for d in await self.claim(transport, owner=owner, limit=limit, alone=alone)}
+        self.held = {_named(d): d for d in await self.claim(transport, owner=owner, limit=limit, alone=alone)}
         return list(self.held)
 
     async def test_only_the_head_of_each_key_is_given_out(self, ordered: Transport) -> None:
@@ -246,11 +246,11 @@ class OrderSuite(Ground):
                 await self.settle(ordered, Release() if luck.random() < 0.5 else Requeue(0, BOOM), delivery)
             else:
                 await self.settle(ordered, Ack(), delivery)
-                done.append(named(delivery))
+                done.append(_named(delivery))
         for key in "abcde":
             assert [event for event in done if event[0] == key] == [f"{key}{number}" for number in range(1, 13)]
 
 
-def named(delivery: Delivery) -> str:
+def _named(delivery: Delivery) -> str:
     """'a1' for version 1 of key 'a'."""
     return f"{delivery.envelope.key or '-'}{delivery.envelope.version}"
