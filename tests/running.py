@@ -17,7 +17,7 @@ import psutil
 
 __all__ = ["DEEDS", "Line", "Running", "Shop"]
 
-DEEDS = Path(__file__).parent / "deeds"
+DEEDS = Path(__file__).parent
 # A deadline for what should take a moment, however slow the machine is.
 SOON = 30.0
 
@@ -33,7 +33,7 @@ class Line:
 
 
 class Shop:
-    """One store, one ledger, and the environment that the programs in tests/deeds read."""
+    """One store, one ledger, and the environment that the program in deeds.py reads."""
 
     def __init__(self, folder: Path, **env: str) -> None:
         self.folder = folder

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from deeds.deeds import Apart, Deed, Followed, make
+from deeds import Apart, Deed, Followed, make
 from postbus import Bus, Failure, Retry, event
 from postbus.delivery import Ack, Bury, DeadLetter, Delivery, Outcome, Requeue
 from postbus.dispatch import Done
@@ -59,7 +59,7 @@ async def until(so: Callable[[], object], patience: float = 30.0) -> None:
 
 async def first_letter(bus: Bus) -> DeadLetter:
     async with asyncio.timeout(30):
-        while not (found := await bus.dead.list("things")):
+        while not (found := await bus.dead.list("things")):  # noqa: ASYNC110 - a burial sets no event
             await asyncio.sleep(0.01)
     return found[0]
 

@@ -6,15 +6,18 @@ import importlib
 import sys
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError
+from .errors import ConfigError, PostbusError
 
 if TYPE_CHECKING:
     from .bus import Bus
 
 __all__ = ["Program", "is_place"]
 
+_PACKAGE = str(Path(__file__).parent)
+_MACHINERY = ("<frozen importlib", importlib.__file__)
 _EXAMPLE = "expected module:attribute, such as shop:bus"
 
 
@@ -34,8 +37,9 @@ class Program:
 
     def __post_init__(self) -> None:
         """Raises ConfigError when `place` cannot be one."""
-        if not is_place(self.place):
-            hint = f"; do you mean {self.place[:-3].replace('/', '.')}:bus?" if self.place.endswith(".py") else ""
+        file, suffix, _ = self.place.partition(".py")
+        if suffix or not is_place(self.place):
+            hint = f"; do you mean {file.replace('/', '.')}:bus?" if suffix else ""
             raise ConfigError(f"{self.place!r} is not an app: {_EXAMPLE}{hint}")
 
     def load(self) -> Bus:
@@ -91,14 +95,11 @@ def is_place(text: str) -> bool:
 
 
 def _seen_by_its_author(error: BaseException) -> str:
-    """The traceback without our own frames and the import machinery's."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _ours(f.filename)]
+    """The traceback without the import machinery's frames, and without ours where the error is our answer."""
+    hidden = (_PACKAGE if isinstance(error, PostbusError) else __file__, *_MACHINERY)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(hidden)]
     shown = traceback.format_list(frames) + traceback.format_exception_only(error)
     return "".join(shown).rstrip()
-
-
-def _ours(filename: str) -> bool:
-    return filename.startswith("<frozen importlib") or filename in (__file__, importlib.__file__)
 
 
 def _is_bus(value: object) -> bool:

@@ -58,23 +58,20 @@ def without_app(
     rest = list(words)
     exact = len(rest) == names + 1 and not more
     place = rest.pop(0) if rest and (exact or (len(rest) > names and is_place(rest[0]))) else None
-    if len(rest) < names and rest and is_place(rest[0]):
-        raise click.UsageError(f"Missing argument after {rest[0]!r}.")
+    if place is None:
+        place = os.environ.get("POSTBUS_APP") or _from_pyproject()
+    if place is None and rest and is_place(rest[0]):
+        place = rest.pop(0)
     if len(rest) < names:
         raise click.UsageError("Missing argument.")
     if len(rest) > names and not more:
         raise click.UsageError(f"Got unexpected extra argument {rest[names]!r}.")
-    return Program(place if place is not None else _configured(), app_dir, factory), rest
-
-
-def _configured() -> str:
-    place = os.environ.get("POSTBUS_APP") or _from_pyproject()
     if place is None:
         raise ConfigError(
             "no app is named: pass it as module:attribute, such as shop:bus, set POSTBUS_APP, or write app = "
             '"shop:bus" under [tool.postbus] in pyproject.toml'
         )
-    return place
+    return Program(place, app_dir, factory), rest
 
 
 def _from_pyproject() -> str | None:

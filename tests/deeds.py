@@ -1,4 +1,4 @@
-"""A program whose subscribers do what the event says; run by `postbus worker deeds:bus`, or made by `make`."""
+"""A program whose subscribers do what the event says: `postbus worker deeds:bus`, or made by `make`."""
 
 from __future__ import annotations
 
