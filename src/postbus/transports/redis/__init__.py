@@ -1,14 +1,15 @@
 """postbus on Redis Streams or Valkey: one stream for each topic, one consumer group for each subscription.
 
-`line` owns the connection, `scripts` what runs on the server; `wire` an event's written form, `registry` who wants what;
-`appending`, `claiming`, `settling` and `renewing` the road, `bell` the doorbell, `desk` what can be seen.
+`door` and `line` own the connection, `scripts` what runs on the server (the `.lua` files); `wire` is an event's written form,
+`registry` who wants what, and `office` keeps that; `appending`, `claiming`, `settling`, `renewing` and `trimming` are
+the road, `bell` the doorbell; `desk`, `shelf` and `letters` show and mend.
 """
 
 from __future__ import annotations
 
 from ...address import Address, Settings
 from ...errors import ConfigError
-from .line import Door
+from .door import Door
 from .road import RedisTransport
 
 __all__ = ["RedisTransport", "connect"]

@@ -59,7 +59,7 @@ class Appending:
         names = {item.envelope.name for item in items}
         try:
             for _ in range(_TRIES):
-                state = await self._office.topic(topic, names, self._patience)
+                state = await self._office.topic(topic, names)
                 results = await self._try(topic, state, items)
                 if results is not None:
                     return results

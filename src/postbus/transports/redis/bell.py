@@ -1,4 +1,4 @@
-"""The doorbell: one subscription to one channel in each process, and who waits for what it says.  A hint, never the truth."""
+"""The doorbell: one channel, one connection in each process, and who waits for what it says.  Never the truth."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Collection, Set
 from redis.exceptions import RedisError
 
 from ...errors import Closed
-from .line import Door
+from .door import Door
 from .office import Office
 
 __all__ = ["Bell"]
@@ -85,7 +85,8 @@ class Bell:
             connection = self._door.connection()
             try:
                 await connection.connect()
-                await connection.send_command("SUBSCRIBE", self._office.keys.bell, check_health=False)
+                subscribe = connection.pack_command("SUBSCRIBE", self._office.keys.bell)
+                await connection.send_packed_command(subscribe, check_health=False)
                 while True:
                     reply = await connection.read_response(disable_decoding=True, timeout=math.inf)
                     pause = 0.0

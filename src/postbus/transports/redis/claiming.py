@@ -96,9 +96,7 @@ class Claiming:
         raise UnknownSubscription(f"the topics of subscription {record.name!r} do not know it: declare it again")
 
 
-def _part(
-    reply: Sequence[Any], record: Record, topics: Sequence[str], owner: str, *, alone: bool
-) -> _Part:
+def _part(reply: Sequence[Any], record: Record, topics: Sequence[str], owner: str, *, alone: bool) -> _Part:
     next_due, suspects, more = reply[:3]
     deliveries: list[Delivery] = []
     malformed: list[tuple[Delivery, Bury]] = []

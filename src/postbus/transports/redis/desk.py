@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from ...delivery import DeadLetter
+from ...errors import Closed
 from ...transport import DeadQuery, EventQuery, StoredEvent, SubscriptionInfo, SubscriptionStats, WorkerInfo
 from .bell import Bell
 from .letters import fits, letters_behind, place_of
@@ -38,8 +39,10 @@ class Desk:
 
     def _open_line(self) -> Line:
         self._check()
-        assert self._line is not None
-        return self._line
+        line = self._line
+        if line is None:
+            raise Closed("the transport is not open")
+        return line
 
     async def ping(self) -> float:
         """See `Inspectable.ping`."""
@@ -112,7 +115,7 @@ class Desk:
         line = self._open_line()
         registry = await self._office.refresh()
         await self._trimming.trim(registry.names, least=0, exact=True)
-        return await stored_events(line, self._keys, registry, query, limit, after)
+        return await stored_events(line, self._keys, registry, query, limit=limit, after=after)
 
     # -- dead letters
 

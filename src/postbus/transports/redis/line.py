@@ -11,18 +11,13 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-import redis
-from redis.asyncio import ConnectionPool
-from redis.asyncio.connection import AbstractConnection
-from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
-from redis.retry import Retry
 
-from ...address import Address
 from ...errors import Closed, TransportError
+from .door import Connection, Door
 from .scripts import Script
 
-__all__ = ["AnswerLost", "Command", "Door", "Line", "Unreachable", "said"]
+__all__ = ["AnswerLost", "Command", "Line", "Unreachable", "said"]
 
 Command: TypeAlias = tuple[Any, ...]
 
@@ -33,37 +28,6 @@ class Unreachable(TransportError):
 
 class AnswerLost(TransportError):
     """It was sent, and may have been done."""
-
-
-class Door:
-    """Where the server is: makes connections, none of which asks twice by itself."""
-
-    def __init__(self, address: Address, patience: float) -> None:
-        self.address = address
-        self.patience = patience
-        url, _, query = address.url.partition("?")
-        kept = "&".join(part for part in query.split("&") if part and not part.startswith("timeout="))
-        self._url = f"{url}?{kept}" if kept else url
-
-    def connection(self) -> AbstractConnection:
-        """A new one, not yet connected, for an event loop."""
-        pool = ConnectionPool.from_url(self._url, protocol=2, socket_timeout=None, **self._options())
-        return pool.make_connection()  # type: ignore[no-any-return]
-
-    def blocking(self) -> redis.Connection:
-        """A new one, not yet connected, for a thread."""
-        pool = redis.ConnectionPool.from_url(self._url, protocol=2, socket_timeout=self.patience, **self._options())
-        return pool.make_connection()  # type: ignore[no-any-return]
-
-    def _options(self) -> dict[str, Any]:
-        return {"socket_connect_timeout": self.patience, "retry": _once(), "decode_responses": False}
-
-    def __str__(self) -> str:
-        return str(self.address)
-
-
-def _once() -> Any:
-    return Retry(NoBackoff(), 0)
 
 
 class _Call:
@@ -78,7 +42,7 @@ class _Call:
 class _Link:
     """One connection while it lasts."""
 
-    def __init__(self, connection: AbstractConnection, place: str) -> None:
+    def __init__(self, connection: Connection, place: str) -> None:
         self._connection = connection
         self._place = place
         self._loop = asyncio.get_running_loop()

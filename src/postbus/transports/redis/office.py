@@ -172,12 +172,12 @@ class Office:
 
     # -- what publishers know
 
-    async def topic(self, topic: str, names: Collection[str], patience: float) -> TopicState:
+    async def topic(self, topic: str, names: Collection[str]) -> TopicState:
         """How a topic routes these names, which it knows from now on."""
         state = self._topics.get(topic)
         if state is not None and all(name in state.routes for name in names):
             return state
-        return await self._introduce(topic, names, patience)
+        return await self._introduce(topic, names)
 
     async def is_current(self, topic: str, state: TopicState) -> bool:
         """Whether the topic's version is still that of this state."""
@@ -187,9 +187,12 @@ class Office:
         """Its version is another one by now."""
         self._topics.pop(topic, None)
 
-    async def _introduce(self, topic: str, names: Collection[str], patience: float) -> TopicState:
-        """First the registry knows the names, then the topic those who take them: whoever declares reads them or is
-        read here.  The version is read before the routes, so that a route is never newer than its version."""
+    async def _introduce(self, topic: str, names: Collection[str]) -> TopicState:
+        """First the registry knows the names, then the topic those who take them.
+
+        So whoever declares reads the names, or is read here.  The version is read before the routes and once more
+        behind them, so that they belong together.
+        """
         registry = await self._add_names(topic, names)
         for _ in range(_TRIES):
             version = await self._version(topic)
@@ -222,4 +225,3 @@ def _enrolment(record: Record, topic: str, start: str) -> list[object]:
     spec = record.spec
     flags = ("1" if flag else "0" for flag in (spec.ordered, spec.on_bury == "park", record.paused))
     return [record.number, lua_wants(spec, topic), *flags, start]
-

@@ -7,13 +7,12 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
-import redis
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from ...delivery import Delivery
 from ...errors import TransportError
 from ...transport import WorkerInfo
-from .line import Door
+from .door import Blocking, Door
 from .registry import Keys
 from .scripts import RENEW
 from .settling import Receipt
@@ -52,7 +51,7 @@ class RedisRenewer:
         self._keys = keys
         self._check = check
         self._lease = _LEASE
-        self._connection: redis.Connection | None = None
+        self._connection: Blocking | None = None
 
     def renew(self, deliveries: Sequence[Delivery], lease: float) -> Collection[Delivery]:
         """Extend these leases; return those that are lost."""
@@ -100,7 +99,7 @@ class RedisRenewer:
             raise TransportError(f"{self._door} refused: {error}") from error
 
     def _ask(self, command: Sequence[Any]) -> Any:
-        """One round trip.  A connection that failed once is left: what it still brings would answer another question."""
+        """One round trip.  A connection that failed is left: what it still brings would answer another question."""
         connection = self._connection or self._door.blocking()
         self._connection = connection
         try:

@@ -24,7 +24,8 @@ from .appending import Appending
 from .bell import Bell
 from .claiming import Claiming
 from .desk import Desk
-from .line import Door, Line
+from .door import Door
+from .line import Line
 from .office import Office
 from .registry import Keys
 from .renewing import RedisRenewer
@@ -117,9 +118,7 @@ class RedisTransport(Desk):
         self._check()
         return await self._bell.wait(subscriptions, timeout)
 
-    async def claim(
-        self, subscription: str, *, owner: str, limit: int, lease: float, alone: bool = False
-    ) -> Claimed:
+    async def claim(self, subscription: str, *, owner: str, limit: int, lease: float, alone: bool = False) -> Claimed:
         """See `Transport.claim`."""
         self._check()
         claiming = self._spawn(self._claiming.claim(subscription, owner, limit, lease, alone=alone))

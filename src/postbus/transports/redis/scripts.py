@@ -5,7 +5,23 @@ from __future__ import annotations
 import hashlib
 from importlib.resources import files
 
-__all__ = ["ACK", "APPEND", "CLAIM", "ENROLL", "LETTERS", "MOVE", "READ", "REFILL", "REGISTRY", "RENEW", "RETIRE", "STATES", "STATS", "TRIM", "Script"]
+__all__ = [
+    "ACK",
+    "APPEND",
+    "CLAIM",
+    "ENROLL",
+    "LETTERS",
+    "MOVE",
+    "READ",
+    "REFILL",
+    "REGISTRY",
+    "RENEW",
+    "RETIRE",
+    "STATES",
+    "STATS",
+    "TRIM",
+    "Script",
+]
 
 
 class Script:

@@ -1,4 +1,4 @@
-"""Settles: outcomes to scripts.  Acknowledging goes apart from moving, so that a full server still lets a backlog drain."""
+"""Settles: outcomes to scripts.  Acknowledging goes apart from moving: a full server lets a backlog drain so."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from redis.exceptions import ResponseError
 
 from ...delivery import Ack, Bury, Delivery, Outcome, Release, Requeue
-from ...errors import LeaseLost, PublishUnknown, TransportError
+from ...errors import LeaseLost, TransportError
 from ...transport import Settle, Settled, Unknown
 from .line import AnswerLost, Line
 from .registry import Keys
@@ -61,7 +61,9 @@ class Settling:
             rest = await self._round(settlements, rest, results)
         return [result for result in results if result is not None]
 
-    async def _round(self, settlements: Sequence[Pair], places: Sequence[int], results: list[Settle | None]) -> list[int]:
+    async def _round(
+        self, settlements: Sequence[Pair], places: Sequence[int], results: list[Settle | None]
+    ) -> list[int]:
         seen: set[tuple[str, str, bytes, bytes]] = set()
         again: list[int] = []
         requests: dict[tuple[str, str, str], _Request] = {}
@@ -109,11 +111,9 @@ class Settling:
         except AnswerLost as error:
             replies = [error] * len(requests)
         for request, reply in zip(requests, replies, strict=True):
-            if isinstance(reply, ResponseError):
-                reply = TransportError(f"the server refused to settle: {reply}")
             for number, place in enumerate(request.places):
-                if isinstance(reply, TransportError):
-                    results[place] = Unknown(PublishUnknown(str(reply)))
+                if isinstance(reply, TransportError | ResponseError):
+                    results[place] = Unknown(TransportError(f"the outcome may not be stored: {reply}"))
                 else:
                     results[place] = _SETTLED if reply[number : number + 1] == b"1" else _lost(settlements[place][0])
 

@@ -18,6 +18,17 @@ __all__ = ["refill", "stored_events"]
 _CHUNK = 500
 
 
+class _Asked(NamedTuple):
+    """What is asked for: `end` is the place behind which the page begins."""
+
+    query: EventQuery
+    limit: int
+    end: tuple[bytes, str] | None
+
+    def behind(self, entry: bytes, topic: str) -> bool:
+        return self.end is None or (entry, topic) < self.end
+
+
 class _Found(NamedTuple):
     entry: bytes
     topic: str
@@ -29,47 +40,37 @@ class _Found(NamedTuple):
 
 
 async def stored_events(
-    line: Line, keys: Keys, registry: Registry, query: EventQuery, limit: int, after: str | None
+    line: Line, keys: Keys, registry: Registry, query: EventQuery, *, limit: int, after: str | None
 ) -> list[StoredEvent]:
     """A page of events.  What subscriptions keep in their own stores is looked through as a whole."""
     entry, _, topic = (after or "").partition("/")
-    end = (entry.encode(), topic) if after else None
+    asked = _Asked(query, limit, (entry.encode(), topic) if after else None)
     topics = sorted({*registry.names, *(topic for r in registry.records.values() for topic in registry.topics(r))})
     found: list[_Found] = []
     for each in topics:
-        found += await _of_topic(line, keys, registry, each, query, limit, end)
+        found += await _of_topic(line, keys, registry, each, asked)
     found.sort(key=lambda one: (one.entry, one.topic), reverse=True)
     page = found[:limit]
     states = await _states(line, keys, registry, page)
-    return [
-        StoredEvent(envelope=one.envelope, cursor=one.cursor, states=states[n]) for n, one in enumerate(page)
-    ]
+    return [StoredEvent(envelope=one.envelope, cursor=one.cursor, states=states[n]) for n, one in enumerate(page)]
 
 
-async def _of_topic(
-    line: Line,
-    keys: Keys,
-    registry: Registry,
-    topic: str,
-    query: EventQuery,
-    limit: int,
-    end: tuple[bytes, str] | None,
-) -> list[_Found]:
+async def _of_topic(line: Line, keys: Keys, registry: Registry, topic: str, asked: _Asked) -> list[_Found]:
     kept = await _kept(line, keys, registry, topic)
     found = {
         entry: one
         for entry, words in kept.items()
-        if (end is None or (entry, topic) < end) and (one := _match(topic, entry, words, query)) is not None
+        if asked.behind(entry, topic) and (one := _match(topic, entry, words, asked.query)) is not None
     }
-    last = b"+" if end is None else _unpadded(end[0])
+    last = b"+" if asked.end is None else _unpadded(asked.end[0])
     count = 0
-    while count < limit:
+    while count < asked.limit:
         entries = await line.one("XREVRANGE", keys.stream(topic), last, "-", "COUNT", _CHUNK)
         for raw, fields in entries:
             entry = _padded(raw)
-            if entry in kept or (end is not None and (entry, topic) >= end):
+            if entry in kept or not asked.behind(entry, topic):
                 continue
-            one = _match(topic, entry, _words(topic, fields), query)
+            one = _match(topic, entry, _words(topic, fields), asked.query)
             if one is not None:
                 found[entry] = one
                 count += 1
@@ -106,9 +107,7 @@ async def _kept(line: Line, keys: Keys, registry: Registry, topic: str) -> dict[
     return kept
 
 
-async def _states(
-    line: Line, keys: Keys, registry: Registry, page: Sequence[_Found]
-) -> list[dict[str, str]]:
+async def _states(line: Line, keys: Keys, registry: Registry, page: Sequence[_Found]) -> list[dict[str, str]]:
     states: list[dict[str, str]] = [{} for _ in page]
     for topic in {one.topic for one in page}:
         places = [n for n, one in enumerate(page) if one.topic == topic]
