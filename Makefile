@@ -2,6 +2,7 @@
 #
 #     make test ARGS="-k retry"          some tests
 #     PY=python3.12 make test            with that Python, in an environment of its own
+#     LOWEST=1 make test                 with the oldest versions that pyproject.toml promises to work with
 #     JOBS=8 make test                   in more processes
 
 SHELL := /bin/sh
@@ -11,10 +12,11 @@ SHELL := /bin/sh
 ARGS ?=
 JOBS ?= 2
 PYTHONS := $(or $(PY),python3.11 python3.12 python3.13 python3.14 python3 python)
-VENV := .venv$(if $(PY),-$(shell $(PY) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
+VENV := .venv$(if $(PY),-$(shell $(PY) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))$(if $(LOWEST),-lowest)
 RUN := $(VENV)/bin/python -m
 UV := $(shell command -v uv 2>/dev/null)
 INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(VENV)/bin/python,$(RUN) pip install -qq --disable-pip-version-check)
+CONSTRAINTS = $(if $(LOWEST),--constraint $(VENV)/lowest.txt)
 CODE := $(wildcard src tests benchmarks tools examples)
 CHECKS := format lint types plan docs wheel test
 
@@ -105,4 +107,5 @@ $(VENV)/.with-demo: pyproject.toml | $(VENV)/pyvenv.cfg
 	@$(INSTALL) --editable '.[demo]' && touch $@
 
 $(VENV)/.with-%: pyproject.toml | $(VENV)/pyvenv.cfg
-	@$(INSTALL) --editable . --group $* && touch $@
+	@$(VENV)/bin/python tools/lowest.py > $(VENV)/lowest.txt
+	@$(INSTALL) --editable . --group $* $(CONSTRAINTS) && touch $@
