@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...errors import ConfigError, TransportBroken
 
-__all__ = ["Place", "boot", "file_system", "forget_other_boots", "refuse_network"]
+__all__ = ["Place", "beside", "boot", "file_system", "forget_other_boots", "refuse_network"]
 
 # SQLite's write-ahead log needs shared memory and honest locks between all who open the file.
 # The names of those where that is not so begin like this.
@@ -65,6 +65,11 @@ class Place:
             raise TransportBroken(f"{self.path} is gone ({error.strerror}): restart this process") from error
         if (found.st_dev, found.st_ino) != self._identity:
             raise TransportBroken(f"{self.path} was replaced by another file while it was open: restart this process")
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """The file of the same name with something behind it."""
+    return path.with_name(path.name + suffix)
 
 
 def boot() -> str:

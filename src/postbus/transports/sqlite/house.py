@@ -15,7 +15,6 @@ from . import files
 from .burial import Burial
 from .claiming import Claiming
 from .declaring import Declaring
-from .doorbell import Doorbell
 from .effects import Effects
 from .liveness import Liveness, Renewer, Roll
 from .operation import Operation
@@ -26,6 +25,7 @@ from .settling import Settling
 from .store import connect_main, connect_sidecar, patiently, translated
 from .turnstile import Turnstile
 from .upkeep import Upkeep
+from .watch import Watch
 from .writer import Writer
 
 __all__ = ["House"]
@@ -54,7 +54,7 @@ class House:
             self.place = files.Place(path)
             self.place.remember()
             sidecar = self._open_sidecar(undo)
-            turnstile = Turnstile(beside(path, "-turn"))
+            turnstile = Turnstile(files.beside(path, "-turn"))
             undo.callback(turnstile.close)
             self._build(main, sidecar, turnstile, settings)
             undo.pop_all()
@@ -62,7 +62,7 @@ class House:
 
     def _open_sidecar(self, undo: ExitStack) -> sqlite3.Connection:
         boot = files.boot().replace("-", "")[:12] or "now"
-        self._sidecar_place = files.Place(beside(self.path, f"-workers-{boot}"))
+        self._sidecar_place = files.Place(files.beside(self.path, f"-workers-{boot}"))
         files.forget_other_boots(self.path, self._sidecar_place.path)
         sidecar: sqlite3.Connection = patiently(
             lambda: _opened_sidecar(self._sidecar_place.path, self._tables), self.path, self.patience
@@ -76,7 +76,7 @@ class House:
     ) -> None:
         tables, clock = self._tables, self._clock
         self.liveness = Liveness(self._roll, sidecar, clock)
-        self.doorbell = Doorbell(
+        self._watch = Watch(
             tables,
             clock,
             self.place,
@@ -84,6 +84,7 @@ class House:
             sweep=self._sweep,
             pace=lambda: self.liveness.lease / 4,
         )
+        self.doorbell = self._watch.doorbell
         self.writer = Writer(
             main,
             turnstile,
@@ -98,7 +99,7 @@ class House:
         self.effects = Effects(tables, self.settling, self.place, clock, synchronous=self._synchronous)
         self.declaring = Declaring(tables, self.writer.routing, self.settling)
         self.burial = Burial(tables, self.settling)
-        self._upkeep = Upkeep(tables, clock, self.declaring, beside(self.path, "-wal"), settings.retain)
+        self._upkeep = Upkeep(tables, clock, self.declaring, files.beside(self.path, "-wal"), settings.retain)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="postbus-sqlite-reader")
         self._reading: Reading | None = None
         self._roll_call: sqlite3.Connection | None = None
@@ -191,17 +192,13 @@ class House:
         if self._closed:
             return
         self._closed = True
-        self.doorbell.close()
+        self.doorbell.fail(Closed(f"the transport of {self.path.name} is closed"))
+        self._watch.close()
         self._reader.shutdown(wait=True)
         self.writer.close()
         self.liveness.close()
         for connection in self._read_only:
             connection.close()
-
-
-def beside(path: Path, suffix: str) -> Path:
-    """The file of the same name with something behind it."""
-    return path.with_name(path.name + suffix)
 
 
 def _refuse_folder(path: Path) -> None:
