@@ -522,3 +522,15 @@ async def no_tasks_left() -> AsyncIterator[None]:
     async with asyncio.timeout(5):
         while left and not all(t.done() for t in left):  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.01)
+
+
+async def test_a_stopped_worker_leaves_no_thread() -> None:
+    bus = Bus()
+    ran: list[str] = []
+    bus.add_subscriber(lambda event: ran.append(event.order_id), OrderPlaced, name="threaded")
+    before = set(threading.enumerate())
+    async with bus:
+        await bus.publish_many([OrderPlaced(f"o-{n}") for n in range(20)])
+        await bus.drain()
+    assert len(ran) == 20
+    await until(lambda: not [t for t in set(threading.enumerate()) - before if t.name.startswith("postbus")])

@@ -67,9 +67,11 @@ class Background:
         chosen = self.chosen(only, exclude)
         for subscriber in chosen:
             self._refuse_misplaced(subscriber, isolated=isolate is not None or draining)
+        threads = Threads()
         return Worker(
             self.life.transport,
-            self.dispatches(chosen),
+            self.dispatches(chosen, threads),
+            threads=threads,
             settings=_changed(self.settings, changes),
             counters=self.counters,
             declare=self._declare,
@@ -107,9 +109,8 @@ class Background:
             raise ConfigError(f"no subscriber is named {name!r}: {have}")
         return [s for s in subscribers if (wanted is None or s.name in wanted) and s.name not in unwanted]
 
-    def dispatches(self, subscribers: Iterable[Subscriber]) -> list[Dispatch]:
-        """What runs the deliveries of each."""
-        threads = Threads()
+    def dispatches(self, subscribers: Iterable[Subscriber], threads: Threads) -> list[Dispatch]:
+        """What runs the deliveries of each; `def` subscribers run in these threads."""
         transport = self.life.transport
         transactions = Inbox(transport) if isinstance(transport, Transacting) else None
         return [

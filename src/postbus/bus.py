@@ -32,6 +32,7 @@ from .publish import NO_OPTIONS, Options, Publisher
 from .router import Handler, Router
 from .slots import Isolate
 from .subscription import Subscriber
+from .threads import Threads
 from .transaction import Followers, Transaction
 from .transport import Enlisting, SubscriptionSpec, Transport, WorkerInfo
 from .worker import Worker, WorkerSettings
@@ -346,7 +347,7 @@ class Bus(Router):
         Raises:
             ConfigError: when no subscriber has that name.
         """
-        return self._background.dispatches(self._background.chosen([name], ()))[0]
+        return self._background.dispatches(self._background.chosen([name], ()), Threads())[0]
 
     @asynccontextmanager
     async def worker(self, **options: Any) -> AsyncIterator[Worker]:

@@ -23,6 +23,7 @@ from .leases import Leases
 from .observe import Counters, Observer, log
 from .settler import Settler
 from .slots import Isolate, Slots
+from .threads import Threads
 from .transport import Transport, WorkerInfo
 
 __all__ = ["Worker", "WorkerSettings"]
@@ -63,6 +64,7 @@ class Worker:
         settings: WorkerSettings,
         counters: Counters,
         declare: Callable[[], Awaitable[None]],
+        threads: Threads,
         observers: Sequence[Observer] = (),
         isolate: Isolate | None = None,
     ) -> None:
@@ -72,6 +74,7 @@ class Worker:
         self._transport = transport
         self._counters = counters
         self._declare = declare
+        self._threads = threads
         self._lanes = {d.subscriber.name: Lane(d, isolated=isolate is not None) for d in dispatches}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._state: Literal["new", "running", "draining", "gone"] = "new"
@@ -172,6 +175,7 @@ class Worker:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=0.5)
+        self._threads.close()
         await asyncio.to_thread(self._leases.stop)
         if not self._ended.done():
             self._ended.set_result(None)
