@@ -111,13 +111,13 @@ def _measured(verdict: Verdict) -> tuple[str, str, str]:
 def _details(row: Row, outcome: Outcome) -> str:
     """One line for each contender and metric."""
     base = next((contender.name for contender in row.contenders if contender.role == "limit"), None)
-    head = ("contender", "role", "metric", "median", "min..max", f"of {base}" if base else "", "postbus to it")
-    lines = [line for contender in row.contenders for line in _lines(contender, outcome, base)]
+    head = ["contender", "role", "metric", "median", "min..max", *([f"of {base}", "postbus to it"] if base else [])]
+    lines = [line[: len(head)] for contender in row.contenders for line in _lines(contender, outcome, base)]
     contenders = {contender.name for contender in row.contenders}
     unprepared = [f"{name}: {why}" for name, why in outcome.failures.items() if name not in contenders]
     after = [row.note, *unprepared] if row.note else unprepared
     return "\n".join(
-        ["", f"### {row.title}", "", f"`--only {row.id}`", "", *_table(head, lines, "lllrrrr"), "", *after]
+        ["", f"### {row.title}", "", f"`--only {row.id}`", "", *_table(head, lines, "lllrrrr"[: len(head)]), "", *after]
     )
 
 
@@ -149,7 +149,15 @@ def _number(value: float) -> str:
 
 
 def _ratio(value: float) -> str:
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+    return (
+        f"{value:.1f}"
+        if value >= 10
+        else f"{value:.2f}"
+        if value >= 1
+        else f"{value:.3f}"
+        if value >= 0.01
+        else f"{value:.2g}"
+    )
 
 
 def _range(shown: Figure, *, ratio: bool) -> str:
