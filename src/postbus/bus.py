@@ -98,9 +98,7 @@ class Bus(Router):
         settings = _settings(namespace, clock, retain, publish_timeout, max_size)
         self.counters = Counters()
         self._life = Lifecycle(address, settings, declares=declare, specs=self._specs)
-        codec = address.options.get(
-            "codec", codec
-        )  # memory://?codec=json: a transport that need not serialise, asked to
+        codec = address.options.get("codec", codec)  # memory://?codec=json, which need not serialise, was asked to
         self._catalog = Catalog(
             codec_named(codec) if isinstance(codec, str) else codec,
             max_size=max_size,

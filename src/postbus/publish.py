@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import time_ns
@@ -19,6 +18,7 @@ from .courier import Courier
 from .envelope import Envelope, checked_headers
 from .errors import ConfigError, PostbusError, PublishFailed, PublishUnknown, TransportError, TransportFull
 from .event import key_text
+from .gathering import Gathering, current, gather, joined, outer_of
 from .local import Handlers
 from .middleware import AroundPublish, Publishing, entered
 from .observe import Counters, Fact, Published
@@ -26,9 +26,6 @@ from .transaction import After, Transaction, connection_of
 from .transport import Append, Duplicate, Enlisting, Immediate, Outgoing, Refused, Stored, Transport, Unknown
 
 __all__ = ["Options", "Publisher"]
-
-# Publishes inside handlers of publishes inside handlers: deeper than this is a circle.
-_DEPTH = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,23 +42,6 @@ class Options:
 
 
 NO_OPTIONS = Options()
-
-
-class _Gathering:
-    """One publish while its handlers run: what it will send, and what the publishes inside its handlers add to that."""
-
-    __slots__ = ("after", "depth", "items", "open", "owner", "within")
-
-    def __init__(self, owner: Publisher, within: Any, depth: int) -> None:
-        self.owner = owner
-        self.within = within
-        self.depth = depth
-        self.items: list[Outgoing] = []
-        self.after: list[After] = []
-        self.open = True
-
-
-_gathering: ContextVar[_Gathering | None] = ContextVar("postbus_gathering", default=None)
 
 
 class Publisher:
@@ -108,7 +88,7 @@ class Publisher:
     def on_the_spot(self, event: object) -> Envelope | None:
         """Publish an event that needs nothing but sealing and a direct append; None, with nothing done, for others."""
         append = self._spot
-        if append is None or type(event) not in self._handlers.bare_types or _gathering.get() is not None:
+        if append is None or type(event) not in self._handlers.bare_types or current.get() is not None:
             return None
         try:
             envelope = self._seal(event, micros=time_ns() // 1000 if self._system else int(self._now() * 1e6))
@@ -127,7 +107,7 @@ class Publisher:
 
     async def publish(self, event: object, options: Options) -> Envelope:
         """Publish one event; see `Bus.publish`."""
-        if options is NO_OPTIONS and not self._middleware and _gathering.get() is None and self._handlers.bare(event):
+        if options is NO_OPTIONS and not self._middleware and current.get() is None and self._handlers.bare(event):
             item = self._seal_plain(event)
             await self._append((item,), None)
             return item.envelope
@@ -137,18 +117,18 @@ class Publisher:
         """Publish several events as one batch."""
         publishing, around = self._around(events, options)
         with around:
-            outer = self._outer(options.within)
-            mine = self._gather(outer, options.within)
+            outer = outer_of(self, options.within)
+            mine = gather(self, outer, options.within)
             sealed = self._seal_all(events, options, publishing, mine.within)
-            token = _gathering.set(mine)
+            token = current.set(mine)
             try:
                 for event, item in sealed:
                     self._take(mine, event, item)
                     await self._handlers.call(event, self._contexts(item.envelope, mine.within))
             finally:
                 mine.open = False
-                _gathering.reset(token)
-            if not _joined(outer, mine):
+                current.reset(token)
+            if not joined(outer, mine):
                 await self._append(mine.items, mine.within)
                 if self._sent(mine):
                     await self.run_after(mine.after)
@@ -184,19 +164,19 @@ class Publisher:
         self, events: Sequence[object], options: Options, send: Callable[..., Sequence[Append]]
     ) -> list[Envelope]:
         """Publish on this thread; `send` carries items to a transport that needs an event loop."""
-        plain = options is NO_OPTIONS and len(events) == 1 and not self._middleware and _gathering.get() is None
+        plain = options is NO_OPTIONS and len(events) == 1 and not self._middleware and current.get() is None
         if plain and self._handlers.bare(events[0]):
             item = self._seal_plain(events[0])
             self._append_sync((item,), None, send)
             return [item.envelope]
         publishing, around = self._around(events, options)
         with around:
-            outer = self._outer(options.within)
-            mine = self._gather(outer, options.within)
+            outer = outer_of(self, options.within)
+            mine = gather(self, outer, options.within)
             sealed = self._seal_all(events, options, publishing, mine.within)
             for event, _ in sealed:
                 self._handlers.route(event).refuse_async("bus.publish(...)")
-            token = _gathering.set(mine)
+            token = current.set(mine)
             try:
                 for event, item in sealed:
                     self._take(mine, event, item)
@@ -204,8 +184,8 @@ class Publisher:
                     self._handlers.call_with(event, contexts, "bus.publish(...)")
             finally:
                 mine.open = False
-                _gathering.reset(token)
-            if not _joined(outer, mine):
+                current.reset(token)
+            if not joined(outer, mine):
                 self._append_sync(mine.items, mine.within, send)
                 if self._sent(mine):
                     self.run_after_sync(mine.after)
@@ -230,27 +210,12 @@ class Publisher:
         publishing = Publishing(events[0] if len(events) == 1 else tuple(events), dict(options.headers or {}))
         return publishing, entered(self._middleware, publishing)
 
-    def _outer(self, within: Any) -> _Gathering | None:
-        """The publish whose handler we are in, if this one is to be part of it."""
-        outer = _gathering.get()
-        if outer is None or outer.owner is not self or not outer.open or within not in (None, outer.within):
-            return None
-        if outer.depth >= _DEPTH:
-            raise PublishFailed(
-                f"publishes nested more than {_DEPTH} deep: a handler publishes what leads back to itself; make the "
-                f"reaction a subscriber, which runs after this publish"
-            )
-        return outer
-
-    def _gather(self, outer: _Gathering | None, within: Any) -> _Gathering:
-        return _Gathering(self, within, 0) if outer is None else _Gathering(self, outer.within, outer.depth + 1)
-
-    def _take(self, mine: _Gathering, event: object, item: Outgoing) -> None:
+    def _take(self, mine: Gathering, event: object, item: Outgoing) -> None:
         mine.items.append(item)
         if self._handlers.route(event).after:
             mine.after.append((event, item.envelope))
 
-    def _sent(self, mine: _Gathering) -> bool:
+    def _sent(self, mine: Gathering) -> bool:
         """Whether after-commit handlers may run now; in a transaction they wait for its commit."""
         if isinstance(mine.within, Transaction):
             for event, envelope in mine.after:
@@ -393,15 +358,3 @@ def _instant(at: datetime, what: str) -> float:
             f"{what}={at!r}: expected an aware datetime, such as datetime.now(UTC) + {timedelta(hours=1)!r}"
         )
     return at.timestamp()
-
-
-def _joined(outer: _Gathering | None, mine: _Gathering) -> bool:
-    """Hand what gathered to the outer publish, so that it is sent only if that one succeeds.
-
-    Not possible when the outer one has left already: we were a task that its handler started and did not await.
-    """
-    if outer is None or not outer.open:
-        return False
-    outer.items.extend(mine.items)
-    outer.after.extend(mine.after)
-    return True
