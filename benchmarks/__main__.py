@@ -60,7 +60,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _chosen(row: Row, patterns: Sequence[str]) -> bool:
-    return not patterns or any(fnmatch.fnmatch(row.id, pattern) or pattern in row.id for pattern in patterns)
+    return not patterns or any(_fits(row, pattern) for pattern in patterns)
+
+
+def _fits(row: Row, pattern: str) -> bool:
+    """A whole id means that row alone; a part of one, or wildcards, all that match."""
+    if any(pattern == other.id for other in ROWS):
+        return pattern == row.id
+    return fnmatch.fnmatch(row.id, pattern) or pattern in row.id
 
 
 def _run(rows: Sequence[Row], options: argparse.Namespace) -> Report:
