@@ -118,8 +118,7 @@ class Bus(Router):
             timeout=settings.publish_timeout,
             require_subscription=require_subscription,
         )
-        self._publisher.bind(self._life.transport)
-        self._life.bind = self._publisher.bind
+        self._life.follow(self._publisher.bind)
         self._background = Background(
             bus=self,
             life=self._life,

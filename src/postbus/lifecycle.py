@@ -49,7 +49,6 @@ class Lifecycle:
 
     Args:
         specs: what this program declares.
-        bind: told which transport is in use: at first, and again after a fork.
 
     Attributes:
         transport: the one of this process.
@@ -68,7 +67,7 @@ class Lifecycle:
         self.transport = connect(address.url, settings)
         self.declares = declares
         self.prompt = False
-        self.bind: Callable[[Transport], None] | None = None
+        self._bind: Callable[[Transport], None] | None = None
         self._address = address
         self._settings = settings
         self._specs = specs
@@ -81,6 +80,11 @@ class Lifecycle:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._portal: Portal | None = None
         _lives.add(self)
+
+    def follow(self, bind: Callable[[Transport], None]) -> None:
+        """Tell `bind` which transport is in use: now, and again after a fork."""
+        self._bind = bind
+        bind(self.transport)
 
     # -- open and close
 
@@ -137,8 +141,8 @@ class Lifecycle:
             self._opening = None
             self._portal = None
             self._loop = None
-            if self.bind is not None:
-                self.bind(self.transport)
+            if self._bind is not None:
+                self._bind(self.transport)
 
     # -- use
 
