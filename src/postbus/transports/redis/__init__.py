@@ -1,8 +1,8 @@
 """postbus on Redis Streams or Valkey: one stream for each topic, one consumer group for each subscription.
 
-`door` and `line` own the connection, `scripts` what runs on the server (the `.lua` files); `wire` is an event's written form,
-`registry` who wants what, and `office` keeps that; `appending`, `claiming`, `settling`, `renewing` and `trimming` are
-the road, `bell` the doorbell; `desk`, `shelf` and `letters` show and mend.
+`door` and `line` own the connection, `scripts` what runs on the server (the `.lua` files); `wire` is an event's written
+form, `registry` who wants what, and `office` keeps that; `appending`, `claiming`, `settling`, `renewing` and `trimming`
+are the road, `bell` the doorbell; `desk`, `shelf` and `letters` show and mend.
 """
 
 from __future__ import annotations

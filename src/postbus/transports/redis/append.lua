@@ -1,30 +1,52 @@
 -- KEYS: stream, topic, buckets, strays, then the sets of ids that this batch touches.
--- ARGV: version, then for each event: id, number of its set (0: strays), name, key, envelope, delay in ms ('' for none).
+-- ARGV: version, 'same' when all ids differ and belong in the first set, count, the ids, then for each event the number
+-- of its set (0: strays), name, key, envelope, delay in ms ('' for none).
 -- Returns the version when it is another, else '1' (stored) or '0' (duplicate) for each.
 local now = clock()
 local stream, topic = KEYS[1], KEYS[2]
 local version = call('HGET', topic, 'version')
 if version ~= ARGV[1] then return {version or ''} end
 local results = {}
-for i = 2, #ARGV, 6 do
-  local id, bucket = ARGV[i], tonumber(ARGV[i + 1])
-  local new
-  if bucket == 0 then
-    new = call('ZADD', KEYS[4], 'NX', now, id)
+
+local function store(name, key, envelope, delay)
+  if delay == '' then
+    call('XADD', stream, '*', 'n', name, 'k', key, 'e', envelope)
   else
-    new = call('SADD', KEYS[4 + bucket], id)
+    local due = string.format('%.0f', now + tonumber(delay))
+    local at = call('XADD', stream, '*', 'n', name, 'k', key, 'e', envelope, 'd', due)
+    call('ZADD', tag_of(stream) .. ':z', due, padded(at))
   end
-  if new == 1 then
-    local delay = ARGV[i + 5]
-    if delay == '' then
-      call('XADD', stream, '*', 'n', ARGV[i + 2], 'k', ARGV[i + 3], 'e', ARGV[i + 4])
-    else
-      local due = string.format('%.0f', now + tonumber(delay))
-      local at = call('XADD', stream, '*', 'n', ARGV[i + 2], 'k', ARGV[i + 3], 'e', ARGV[i + 4], 'd', due)
-      call('ZADD', tag_of(stream) .. ':z', due, padded(at))
+end
+
+-- Whether none of these ids, each of them another one, is known; they are from now on.
+local function all_new(set, first, last)
+  for i = first, last, 1000 do
+    local known = call('SMISMEMBER', set, unpack(ARGV, i, math.min(i + 999, last)))
+    for n = 1, #known do
+      if known[n] == 1 then return false end
     end
   end
-  results[#results + 1] = new
+  for i = first, last, 1000 do
+    call('SADD', set, unpack(ARGV, i, math.min(i + 999, last)))
+  end
+  return true
+end
+
+local count = tonumber(ARGV[3])
+local first = 4 + count
+local fresh = ARGV[2] == 'same' and all_new(KEYS[5], 4, 3 + count)
+for n = 1, count do
+  local at = first + (n - 1) * 5
+  local new = 1
+  if not fresh then
+    if ARGV[at] == '0' then
+      new = call('ZADD', KEYS[4], 'NX', now, ARGV[3 + n])
+    else
+      new = call('SADD', KEYS[4 + ARGV[at]], ARGV[3 + n])
+    end
+  end
+  if new == 1 then store(ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]) end
+  results[n] = new
 end
 -- A set of a million ids that expires by itself blocks the server for a tenth of a second: it is unlinked before that.
 for i = 5, #KEYS do

@@ -91,7 +91,9 @@ class Appending:
     def _request(self, topic: str, version: bytes, items: Sequence[Outgoing]) -> tuple[list[Any], list[Any]]:
         tag = self._keys.tag(topic)
         buckets: dict[int, int] = {}
-        args: list[Any] = [version]
+        ids: list[bytes] = []
+        rest: list[Any] = []
+        strays = False
         for item in items:
             envelope = item.envelope
             event_id = envelope.id_bytes
@@ -102,10 +104,13 @@ class Appending:
                     bucket = buckets[own] = len(buckets) + 1
             else:
                 bucket = 0
+                strays = True
+            ids.append(event_id)
             delay = "" if item.delay <= 0 else round(item.delay * 1000 + 0.5)
-            args += (event_id, bucket, envelope.name, envelope.key or "", pack(envelope), delay)
+            rest += (bucket, envelope.name, envelope.key or "", pack(envelope), delay)
+        same = not strays and len(buckets) == 1 and len(set(ids)) == len(ids)
         keys = [f"{tag}:s", f"{tag}:c", f"{tag}:i", f"{tag}:y", *(f"{tag}:i:{own}" for own in buckets)]
-        return keys, args
+        return keys, [version, "same" if same else "mixed", len(ids), *ids, *rest]
 
     def _results(self, state: TopicState, items: Sequence[Outgoing], answers: str) -> list[Append]:
         results: list[Append] = []

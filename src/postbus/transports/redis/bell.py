@@ -9,7 +9,7 @@ from collections.abc import Collection, Set
 from redis.exceptions import RedisError
 
 from ...errors import Closed
-from .door import Door
+from .door import Door, packed
 from .office import Office
 
 __all__ = ["Bell"]
@@ -85,7 +85,7 @@ class Bell:
             connection = self._door.connection()
             try:
                 await connection.connect()
-                subscribe = connection.pack_command("SUBSCRIBE", self._office.keys.bell)
+                subscribe = packed(("SUBSCRIBE", self._office.keys.bell))
                 await connection.send_packed_command(subscribe, check_health=False)
                 while True:
                     reply = await connection.read_response(disable_decoding=True, timeout=math.inf)

@@ -1,6 +1,7 @@
 -- KEYS: the streams of the subscription's topics.
 -- ARGV: subscription, owner, limit, lease in ms, '1' for suspects only, entries that may be looked at.
--- Returns ms until the next is due (-1: none), whether there are suspects, whether there is more to look at, then runs
+-- Returns ms until the next is due (-1: none), whether there are suspects, whether there is more to look at, the group
+-- from which the next claims may read without this script for a while ('' for none), then runs
 -- of deliveries: topic, group ('' for the own store), first fence, count, and for each id, name, key, envelope, and for
 -- those of the own store their attempt.
 local now = clock()
@@ -21,6 +22,7 @@ local function expire_pending(T)
   if T.sweep_at == 0 or now < T.sweep_at then return end
   local rows = call('XPENDING', T.stream, T.group, T.cursor, '+', 200)
   local first_end = T.first_end
+  local moved = false
   for _, row in ipairs(rows) do
     local ends = now - row[3] + tonumber(string.match(row[2], '|(%d+)$') or 0)
     if ends <= now then
@@ -34,15 +36,18 @@ local function expire_pending(T)
         call('HINCRBY', T.own .. ':c', 'trimmed', 1)
       end
       call('XACK', T.stream, T.group, row[1])
+      moved = true
     elseif first_end == 0 or ends < first_end then
       first_end = ends
     end
   end
+  if moved then call('HSET', T.own .. ':c', 'swept', string.format('%.0f', T.fence)) end
   if #rows == 200 then
     call('HSET', T.own .. ':c', 'cursor', '(' .. rows[200][1], 'first_end', first_end)
   else
-    T.sweep_at = first_end
-    call('HSET', T.own .. ':c', 'cursor', '-', 'first_end', 0, 'sweep_at', first_end)
+    -- Where nothing is pending, a look now and then: somebody may have read without this script just before.
+    T.sweep_at = first_end > 0 and first_end or now + 5000
+    call('HSET', T.own .. ':c', 'cursor', '-', 'first_end', 0, 'sweep_at', T.sweep_at)
   end
 end
 
@@ -165,7 +170,7 @@ for i = 1, #KEYS do
     place = i, stream = KEYS[i], tag = tag, own = own, group = c[1], wants_text = c[2], ordered = c[4] == '1',
     paused = c[5] == '1', fence = tonumber(c[6]), was = tonumber(c[6]), sweep_at = tonumber(c[7] or 0),
     cursor = c[8] or '-', first_end = tonumber(c[9] or 0), memo = {},
-    older = c[3] and c[3] ~= '' and cjson.decode(c[3]) or nil,
+    older = older_wants(own, c[3], c[1], KEYS[i]),
   }
 end
 -- As the first write, one that a full server allows: then it allows what follows, and a backlog can be drained.
@@ -204,4 +209,9 @@ for _, T in ipairs(topics) do
     call('HDEL', T.own .. ':c', 'bell')
   end
 end
-return {next_due, suspects, more, unpack(out)}
+local direct = ''
+if #KEYS == 1 and not alone then
+  local T = topics[1]
+  if not (T.ordered or T.paused or T.older) and T.sweep_at > now then direct = T.group end
+end
+return {next_due, suspects, more, direct, unpack(out)}

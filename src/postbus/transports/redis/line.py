@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from ...errors import Closed, TransportError
-from .door import Connection, Door
+from .door import Connection, Door, packed
 from .scripts import Script
 
 __all__ = ["AnswerLost", "Command", "Line", "Unreachable", "said"]
@@ -55,7 +55,7 @@ class _Link:
     def ask(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
         call = _Call(len(commands), self._loop.create_future())
         for command in commands:
-            self._outbox += self._connection.pack_command(*command)
+            self._outbox += packed(command)
         self._calls.append(call)
         self._ring.set()
         return call.done

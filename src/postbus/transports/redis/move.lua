@@ -1,5 +1,5 @@
 -- KEYS: stream.  ARGV: subscription, then for each delivery: group ('' for the own store), id, fence, owner, and
--- 'requeue' with ms, spent, suspect; or 'release'; or 'bury' with spent, reason, failure: always three, some empty.
+-- 'requeue' with ms, spent, suspect; or 'delay' with when it is due; or 'release'; or 'bury' with spent, reason, failure: always three, some empty.
 -- Returns '1' (moved), '0' (lost) or 't' (trimmed by somebody else: its envelope must be brought) for each.
 local now = clock()
 local stream, sub = KEYS[1], ARGV[1]
@@ -82,8 +82,12 @@ for i = 2, #ARGV, 8 do
         if tonumber(ARGV[i + 5]) > 0 then due = now + tonumber(ARGV[i + 5]) end
       end
       keep(own, eid, name, key, envelope, attempt)
-      call('ZADD', own .. (suspect and ':u' or ':r'), due, eid)
-      ready = ready or due == 0
+      if what == 'delay' then
+        call('ZADD', own .. ':d', ARGV[i + 5], eid)
+      else
+        call('ZADD', own .. (suspect and ':u' or ':r'), due, eid)
+        ready = ready or due == 0
+      end
     end
     results[#results + 1] = '1'
   end

@@ -159,3 +159,24 @@ local function wanted(T, name, id)
   end
   return known
 end
+
+-- What was wanted of entries that its group has not read yet.
+local function older_wants(own, text, group, stream)
+  if not text or text == '' then return nil end
+  local list = cjson.decode(text)
+  local last
+  if call('EXISTS', stream) == 1 then
+    for _, info in ipairs(call('XINFO', 'GROUPS', stream)) do
+      if info[2] == group then
+        for i = 1, #info, 2 do
+          if info[i] == 'last-delivered-id' then last = padded(info[i + 1]) end
+        end
+      end
+    end
+  end
+  if last and last >= list[#list].till then
+    call('HDEL', own .. ':c', 'older')
+    return nil
+  end
+  return list
+end

@@ -72,6 +72,7 @@ class RedisTransport(Desk):
         self._settling = Settling(line, self._keys, self._trimming.note)
         self._appending = Appending(line, self._office, self._settings)
         self._claiming = Claiming(line, self._office, self._settling)
+        self._settling.moved = self._claiming.look_closely
         self._bell = Bell(self._door, self._office)
 
     async def close(self) -> None:

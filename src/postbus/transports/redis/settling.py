@@ -15,30 +15,48 @@ from .registry import Keys
 from .scripts import ACK, MOVE, Script
 from .wire import packed_failure
 
-__all__ = ["Receipt", "Settling"]
+__all__ = ["Delay", "Receipt", "Settling"]
 
-Pair = tuple[Delivery, Outcome]
+
+class Delay(NamedTuple):
+    """A delayed event was read before it is due: it waits in the subscription's own store."""
+
+    due_ms: int
+
+
+Pair = tuple[Delivery, Outcome | Delay]
 
 _SETTLED = Settled()
 
 
-class Receipt(NamedTuple):
-    """Where a delivery is: `group` is empty when it is in the subscription's own store."""
+class Receipt:
+    """Where a delivery is: `group` is empty when it is in the subscription's own store.
 
+    `plain` says that it holds no key; `spent` that a settle was sent once: the next one must look closely.
+    """
+
+    __slots__ = ("group", "id", "key", "owner", "plain", "spent", "subscription", "topic")
+
+    def __init__(
+        self, topic: str, subscription: str, group: bytes, entry: bytes, *, owner: str, key: bytes, plain: bool
+    ) -> None:
+        self.topic = topic
+        self.subscription = subscription
+        self.group = group
+        self.id = entry
+        self.owner = owner
+        self.key = key
+        self.plain = plain
+        self.spent = False
+
+
+class _Batch(NamedTuple):
+    """Places in the caller's list that one script call settles; with a group, all at once."""
+
+    script: Script
     topic: str
     subscription: str
     group: bytes
-    id: bytes
-    owner: str
-    key: bytes
-
-
-class _Request(NamedTuple):
-    script: Script
-    stream: str
-    subscription: str
-    places: list[int]
-    args: list[Any]
 
 
 class Settling:
@@ -46,12 +64,16 @@ class Settling:
 
     Args:
         done: told which topics have something to let go of.
+
+    Attributes:
+        moved: told which subscriptions may have something due.
     """
 
     def __init__(self, line: Line, keys: Keys, done: Callable[[str], None]) -> None:
         self._line = line
         self._keys = keys
         self._done = done
+        self.moved: Callable[[int], None] = _nothing
 
     async def settle(self, settlements: Sequence[Pair]) -> list[Settle]:
         """One result for each, in order."""
@@ -64,61 +86,84 @@ class Settling:
     async def _round(
         self, settlements: Sequence[Pair], places: Sequence[int], results: list[Settle | None]
     ) -> list[int]:
-        seen: set[tuple[str, str, bytes, bytes]] = set()
+        seen: set[int] = set()
         again: list[int] = []
-        requests: dict[tuple[str, str, str], _Request] = {}
+        batches: dict[_Batch, list[int]] = {}
         for place in places:
             delivery, outcome = settlements[place]
             receipt: Receipt = delivery.receipt
-            identity = receipt[:4]
-            if identity in seen:
+            if id(receipt) in seen:
                 again.append(place)
             elif receipt.owner != delivery.owner:
                 results[place] = _lost(delivery)
             else:
-                seen.add(identity)
-                self._add(requests, place, delivery, outcome)
-        await self._send(settlements, list(requests.values()), results)
+                seen.add(id(receipt))
+                batches.setdefault(_batch(receipt, outcome), []).append(place)
+                receipt.spent = True
+        if batches:
+            await self._send(settlements, batches, results)
         return again
 
-    def _add(
-        self, requests: dict[tuple[str, str, str], _Request], place: int, delivery: Delivery, outcome: Outcome
+    async def _send(
+        self, settlements: Sequence[Pair], batches: dict[_Batch, list[int]], results: list[Settle | None]
     ) -> None:
-        receipt: Receipt = delivery.receipt
-        script = ACK if type(outcome) is Ack else MOVE
-        key = (script.name, receipt.topic, receipt.subscription)
-        request = requests.get(key)
-        if request is None:
-            stream = self._keys.stream(receipt.topic)
-            request = _Request(script, stream, receipt.subscription, [], [receipt.subscription])
-            requests[key] = request
-            self._done(receipt.topic)
-        request.places.append(place)
-        request.args.extend((receipt.group, receipt.id, delivery.fence, receipt.owner))
-        if script is ACK:
-            request.args.append(receipt.key)
-        else:
-            request.args.extend(_words(outcome))
-
-    async def _send(self, settlements: Sequence[Pair], requests: list[_Request], results: list[Settle | None]) -> None:
-        if not requests:
-            return
         # Acknowledging first: the server may be full, and then it makes room.
-        requests.sort(key=lambda request: request.script is MOVE)
-        scripts = [(request.script, [request.stream], request.args) for request in requests]
-        try:
-            replies = await self._line.run_each(*scripts)
-        except AnswerLost as error:
-            replies = [error] * len(requests)
-        for request, reply in zip(requests, replies, strict=True):
-            for number, place in enumerate(request.places):
+        order = sorted(batches, key=lambda batch: batch.script is MOVE)
+        closely: dict[_Batch, list[int]] = {}
+        for batch, reply in zip(order, await self._ask(settlements, order, batches), strict=True):
+            places = batches[batch]
+            if reply == b"":
+                closely[batch._replace(group=b"")] = places
+            for number, place in enumerate(places):
                 if isinstance(reply, TransportError | ResponseError):
                     results[place] = Unknown(TransportError(f"the outcome may not be stored: {reply}"))
-                else:
-                    results[place] = _SETTLED if reply[number : number + 1] == b"1" else _lost(settlements[place][0])
+                elif reply:
+                    done = reply[number : number + 1] == b"1"
+                    results[place] = _SETTLED if done else _lost(settlements[place][0])
+        if closely:
+            await self._send(settlements, closely, results)
+
+    async def _ask(
+        self, settlements: Sequence[Pair], order: Sequence[_Batch], batches: dict[_Batch, list[int]]
+    ) -> Sequence[Any]:
+        scripts = []
+        for batch in order:
+            self._done(batch.topic)
+            if batch.script is MOVE:
+                self.moved(int(batch.subscription))
+            pairs = [settlements[place] for place in batches[batch]]
+            scripts.append((batch.script, [self._keys.stream(batch.topic)], _args(batch, pairs)))
+        try:
+            return await self._line.run_each(*scripts)
+        except AnswerLost as error:
+            return [error] * len(order)
 
 
-def _words(outcome: Outcome) -> tuple[Any, ...]:
+def _nothing(_: int) -> None:
+    """Nobody is to be told yet."""
+
+
+def _batch(receipt: Receipt, outcome: Outcome | Delay) -> _Batch:
+    if type(outcome) is not Ack:
+        return _Batch(MOVE, receipt.topic, receipt.subscription, b"")
+    at_once = receipt.plain and not receipt.spent
+    return _Batch(ACK, receipt.topic, receipt.subscription, receipt.group if at_once else b"")
+
+
+def _args(batch: _Batch, pairs: Sequence[Pair]) -> list[Any]:
+    """What the script is told."""
+    if batch.group:
+        least = min(delivery.fence for delivery, _ in pairs)
+        return [batch.subscription, batch.group, least, *(delivery.receipt.id for delivery, _ in pairs)]
+    args: list[Any] = [batch.subscription, *(("each",) if batch.script is ACK else ())]
+    for delivery, outcome in pairs:
+        receipt: Receipt = delivery.receipt
+        args += (receipt.group, receipt.id, delivery.fence, receipt.owner)
+        args += (receipt.key,) if batch.script is ACK else _words(outcome)
+    return args
+
+
+def _words(outcome: Outcome | Delay) -> tuple[Any, ...]:
     """What the moving script is told of an outcome."""
     match outcome:
         case Requeue(after, failure, suspect):
@@ -126,6 +171,8 @@ def _words(outcome: Outcome) -> tuple[Any, ...]:
             return "requeue", wait, int(failure is not None), int(suspect)
         case Bury(reason, failure):
             return "bury", int(failure is not None), reason, packed_failure(failure)
+        case Delay(due_ms):
+            return "delay", due_ms, "", ""
         case Release() | Ack():
             return "release", "", "", ""
 

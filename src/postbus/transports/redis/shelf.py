@@ -11,7 +11,7 @@ from .letters import named
 from .line import Line, said
 from .registry import Keys, Record, Registry
 from .scripts import REFILL, STATES
-from .wire import pairs, salvaged, split
+from .wire import pairs, salvaged, split, words_of
 
 __all__ = ["refill", "stored_events"]
 
@@ -70,7 +70,7 @@ async def _of_topic(line: Line, keys: Keys, registry: Registry, topic: str, aske
             entry = _padded(raw)
             if entry in kept or not asked.behind(entry, topic):
                 continue
-            one = _match(topic, entry, _words(topic, fields), asked.query)
+            one = _match(topic, entry, words_of(topic, fields), asked.query)
             if one is not None:
                 found[entry] = one
                 count += 1
@@ -141,18 +141,9 @@ async def refill(line: Line, keys: Keys, registry: Registry, record: Record, sin
 
 
 def _wanted(record: Record, topic: str, raw: bytes, fields: Sequence[bytes], since: float) -> bool:
-    words = _words(topic, fields)
+    words = words_of(topic, fields)
     envelope = salvaged(topic, raw, *words)
     return envelope.micros >= since * 1e6 and record.spec.takes(envelope.name, topic)
-
-
-def _words(topic: str, fields: Sequence[bytes]) -> tuple[bytes, bytes, bytes]:
-    """Name, key and envelope of an entry, as the scripts take them."""
-    if fields[0::2][:3] == [b"n", b"k", b"e"]:
-        return fields[1], fields[3], fields[5]
-    known = pairs(fields)
-    joined = b"".join(b"%d:%s" % (len(word), word) for word in fields)
-    return known.get(b"name", topic.encode()), known.get(b"key", b""), b"\0" + joined
 
 
 def _padded(raw: bytes) -> bytes:

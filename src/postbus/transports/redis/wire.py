@@ -28,6 +28,7 @@ __all__ = [
     "pairs",
     "salvaged",
     "split",
+    "words_of",
 ]
 
 FORMAT = 1
@@ -171,3 +172,12 @@ def pairs(flat: Sequence[Any]) -> dict[bytes, Any]:
 def digest(text: str) -> int:
     """40 bits of a text."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:5], "big")
+
+
+def words_of(topic: str, fields: Sequence[bytes]) -> tuple[bytes, bytes, bytes]:
+    """Name, key and envelope of an entry, as the scripts take them."""
+    if fields[0] == b"n" and fields[2:5:2] == [b"k", b"e"]:
+        return fields[1], fields[3], fields[5]
+    known = pairs(fields)
+    joined = b"".join(b"%d:%s" % (len(word), word) for word in fields)
+    return known.get(b"name", topic.encode()), known.get(b"key", b""), b"\0" + joined
