@@ -187,6 +187,7 @@ class Bus(Router):
     def _changed(self) -> None:
         super()._changed()
         self._local.changed()
+        self._publisher.changed()
         self._life.changed()
         for name, version, fn in self._all_upcasters():
             self._catalog.upcast(name, version, fn)

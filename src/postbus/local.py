@@ -89,13 +89,10 @@ class Handlers:
         self._catalog = catalog
         self._counters = counters
         self._routes: dict[type[Any] | str, Route] = {}
-        # Classes that nobody handles in-process; the same kind of snapshot as the routes.
-        self.bare_types: set[type[Any]] = set()
 
     def changed(self) -> None:
         """Forget all routes: what is declared changed."""
         self._routes = {}
-        self.bare_types = set()
 
     def bare(self, event: object) -> bool:
         """Whether nobody handles it in-process."""
@@ -111,10 +108,7 @@ class Handlers:
         route = self._routes.get(what)
         if route is None:
             routes = self._routes  # a change while this one is made swaps the dictionary: the stale route goes with it
-            bare_types = self.bare_types
             route = routes[what] = self._make(event)
-            if route.bare and isinstance(what, type):
-                bare_types.add(what)
         return route
 
     def _make(self, event: object) -> Route:

@@ -17,13 +17,13 @@ from .context import Context, Publishes
 from .courier import Courier
 from .envelope import Envelope, checked_headers
 from .errors import ConfigError, PostbusError, PublishFailed, PublishUnknown, TransportError, TransportFull
-from .event import key_text
+from .event import RawEvent, key_text
 from .gathering import Gathering, current, gather, joined, outer_of
 from .local import Handlers
 from .middleware import AroundPublish, Publishing, entered
 from .observe import Counters, Fact, Published
 from .transaction import After, Transaction, connection_of
-from .transport import Append, Duplicate, Enlisting, Immediate, Outgoing, Refused, Stored, Transport, Unknown
+from .transport import Append, Direct, Duplicate, Enlisting, Immediate, Outgoing, Refused, Stored, Transport, Unknown
 
 __all__ = ["Options", "Publisher"]
 
@@ -66,6 +66,8 @@ class Publisher:
         self._now = clock.time
         self._system = isinstance(clock, SystemClock)  # whose time needs no detour through a float
         self._seal = catalog.seal
+        # Class to what publishes its events on the spot; a snapshot of what is declared.
+        self._spots: dict[type[Any], Callable[[object], Envelope | None]] = {}
         self._objects = catalog.objects
         self._middleware = tuple(middleware)
         self._timeout = timeout
@@ -81,35 +83,50 @@ class Publisher:
         self._append_now = None if immediate is None else immediate.append_now
         # A transport that gains nothing from batches is called on the spot: no task, no future, no turn of the loop.
         self._direct = None if transport.traits.coalesce else self._append_now
-        self._spot = None if self._middleware else self._direct
+        self._append_one = transport.append_one if isinstance(transport, Direct) else None
+        self._spots = {}
 
     # -- the road, asynchronous
 
     def on_the_spot(self, event: object) -> Envelope | None:
         """Publish an event that needs nothing but sealing and a direct append; None, with nothing done, for others."""
-        append = self._spot
-        if append is None or type(event) not in self._handlers.bare_types or current.get() is not None:
-            return None
-        try:
-            envelope = self._seal(event, micros=time_ns() // 1000 if self._system else int(self._now() * 1e6))
-        except PostbusError:
-            self._counters.refused += 1
-            raise
-        item = Outgoing(envelope, event if self._objects else None, 0.0, self._require)
-        result = append((item,), 0)[0]
-        if type(result) is Stored and result.routes and not self.observers:
-            self._counters.published += 1
+        spot = self._spots.get(type(event))
+        return None if spot is None or current.get() is not None else spot(event)
+
+    def changed(self) -> None:
+        """What is declared changed: an event that nobody handled in-process may be handled now."""
+        self._spots = {}
+
+    def _make_spot(self, event_type: type[Any]) -> None:
+        """See to it that further events of this class, which nobody handles in-process, need no look at anything."""
+        seal = None if event_type is RawEvent else self._catalog.sealer(event_type)
+        if self._append_one is None or seal is None or self._middleware or not self._system:
+            return
+        append, counters, require = self._append_one, self._counters, self._require
+
+        def spot(event: object) -> Envelope | None:
+            try:
+                envelope = seal(event, time_ns() // 1000)
+            except PostbusError:
+                counters.refused += 1
+                raise
+            result = append(Outgoing(envelope, event, 0.0, require))
+            if type(result) is Stored and result.routes and not self.observers:
+                counters.published += 1
+                return envelope
+            if result is None or type(result) is Refused:  # the long way waits for room, or raises
+                return None
+            self._judge((Outgoing(envelope, event),), (result,))
             return envelope
-        if type(result) is Refused:  # perhaps only for want of room: the long way waits for it
-            return None
-        self._judge((item,), (result,))
-        return envelope
+
+        self._spots[event_type] = spot
 
     async def publish(self, event: object, options: Options) -> Envelope:
         """Publish one event; see `Bus.publish`."""
         if options is NO_OPTIONS and not self._middleware and current.get() is None and self._handlers.bare(event):
             item = self._seal_plain(event)
             await self._append((item,), None)
+            self._make_spot(type(event))
             return item.envelope
         return (await self.publish_many((event,), options))[0]
 

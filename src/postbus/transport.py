@@ -24,6 +24,7 @@ __all__ = [
     "Claimed",
     "Conflict",
     "DeadQuery",
+    "Direct",
     "Duplicate",
     "Enlisting",
     "EventQuery",
@@ -288,6 +289,15 @@ class Immediate(Protocol):
 
     def append_now(self, items: Sequence[Outgoing], timeout: float) -> Sequence[Append]:
         """As `Transport.append`, from any thread, within `timeout` seconds (0: do not wait for room)."""
+        ...
+
+
+@runtime_checkable
+class Direct(Protocol):
+    """A transport so near that a single event is stored faster than a batch could be made of it."""
+
+    def append_one(self, item: Outgoing) -> Append | None:
+        """As `Immediate.append_now` with one item and no time to wait; None where there is no room."""
         ...
 
 

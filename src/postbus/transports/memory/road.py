@@ -152,6 +152,22 @@ class MemoryTransport:
             self._release()
         return self._append_in_time(items, timeout)
 
+    def append_one(self, item: Outgoing) -> Append | None:
+        """See `Direct.append_one`."""
+        if self._state != "open":
+            self._refuse()
+        store = self._store
+        self._acquire()
+        try:
+            if store.unfinished < self._maxsize:
+                result = store.append_one(item)
+                if store.bells:
+                    self._ring()
+                return result
+        finally:
+            self._release()
+        return None
+
     def _append_in_time(self, items: Sequence[Outgoing], timeout: float) -> Sequence[Append]:
         until = time.monotonic() + timeout
         caller = None

@@ -161,37 +161,35 @@ class Store:
 
     def append(self, items: Sequence[Outgoing]) -> list[Append]:
         """Store events and fan them out."""
-        results: list[Append] = []
-        routes, ids = self._routes, self._ids
-        growing = ids.growing
-        for item in items:
-            envelope = item.envelope
-            event_id = envelope.id_bytes
-            queues, count, stored = routes.get((envelope.name, envelope.topic)) or self._route(envelope)
-            if not count and item.require_subscription:
-                results.append(_unwanted(envelope))
+        return [self.append_one(item) for item in items]
+
+    def append_one(self, item: Outgoing) -> Append:
+        """Store an event and fan it out."""
+        envelope = item.envelope
+        queues, count, stored = self._routes.get((envelope.name, envelope.topic)) or self._route(envelope)
+        if not count and item.require_subscription:
+            return _unwanted(envelope)
+        ids = self._ids
+        event_id = envelope.id_bytes
+        if ids.top < event_id < ids.limit:  # what nearly every id is, without a call
+            ids.top = event_id
+            ids.growing.append(event_id)
+            if len(ids.growing) >= RUN:
+                ids.tidy()
+        elif not ids.add(event_id):
+            return _DUPLICATE
+        due = self._wall() + item.delay if item.delay else 0.0
+        for queue in queues:
+            if due or queue.keys is not None:
+                queue.put(item, due)
                 continue
-            if ids.top < event_id < ids.limit:  # what nearly every id is, without a call
-                ids.top = event_id
-                growing.append(event_id)
-            elif not ids.add(event_id):
-                results.append(_DUPLICATE)
-                continue
-            due = self._wall() + item.delay if item.delay else 0.0
-            for queue in queues:
-                if due or queue.keys is not None:
-                    queue.put(item, due)
-                    continue
-                queue.fresh.append(item)
-                if not queue.rung:
-                    queue.ring()
-            self.unfinished += count
-            if self._retain is not None:
-                self._keep(item, self._retain)
-            results.append(stored)
-        if len(growing) >= RUN:
-            ids.tidy()
-        return results
+            queue.fresh.append(item)
+            if not queue.rung:
+                queue.ring()
+        self.unfinished += count
+        if self._retain is not None:
+            self._keep(item, self._retain)
+        return stored
 
     def claim(self, name: str, owner: str, limit: int, seconds: float, *, alone: bool) -> Claimed:
         """Lease deliveries."""
