@@ -90,27 +90,18 @@ class Appending:
 
     def _request(self, topic: str, version: bytes, items: Sequence[Outgoing]) -> tuple[list[Any], list[Any]]:
         tag = self._keys.tag(topic)
+        ids = [item.envelope.id_bytes for item in items]
         buckets: dict[int, int] = {}
-        ids: list[bytes] = []
-        rest: list[Any] = []
-        strays = False
-        for item in items:
+        sets = [buckets.setdefault(own, len(buckets) + 1) if (own := _bucket(one)) else 0 for one in ids]
+        same = len(buckets) == 1 and 0 not in sets and len(set(ids)) == len(ids)
+        args: list[Any] = [version, "same" if same else "mixed", len(ids), *ids]
+        for item, number in zip(items, sets, strict=True):
             envelope = item.envelope
-            event_id = envelope.id_bytes
-            if event_id[6] >> 4 == 7:
-                own = int.from_bytes(event_id[:6], "big") // _BUCKET
-                bucket = buckets.get(own)
-                if bucket is None:
-                    bucket = buckets[own] = len(buckets) + 1
-            else:
-                bucket = 0
-                strays = True
-            ids.append(event_id)
             delay = "" if item.delay <= 0 else round(item.delay * 1000 + 0.5)
-            rest += (bucket, envelope.name, envelope.key or "", pack(envelope), delay)
-        same = not strays and len(buckets) == 1 and len(set(ids)) == len(ids)
-        keys = [f"{tag}:s", f"{tag}:c", f"{tag}:i", f"{tag}:y", *(f"{tag}:i:{own}" for own in buckets)]
-        return keys, [version, "same" if same else "mixed", len(ids), *ids, *rest]
+            args += (envelope.name, envelope.key or "", pack(envelope), delay)
+            if not same:
+                args.append(number)
+        return [f"{tag}:s", f"{tag}:c", f"{tag}:i", f"{tag}:y", *(f"{tag}:i:{own}" for own in buckets)], args
 
     def _results(self, state: TopicState, items: Sequence[Outgoing], answers: str) -> list[Append]:
         results: list[Append] = []
@@ -129,6 +120,11 @@ class Appending:
         if found is None:
             found = self._stored[routes] = Stored(routes)
         return found
+
+
+def _bucket(event_id: bytes) -> int:
+    """The five minutes that an id of version 7 says it is of; 0 for any other id."""
+    return int.from_bytes(event_id[:6], "big") // _BUCKET + 1 if event_id[6] >> 4 == 7 else 0
 
 
 def _judged(error: ResponseError) -> Append:
