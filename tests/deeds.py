@@ -109,9 +109,9 @@ async def waits(deed: Deed) -> None:
 
 
 def devour(_deed: Deed) -> None:
-    room = bytearray()
+    room = []
     while True:
-        room += bytes(64 * 1024 * 1024)
+        room.append(bytes(64 * 1024 * 1024))
 
 
 def throw(error: BaseException) -> Callable[[Deed], None]:

@@ -31,7 +31,7 @@ def activity(loop: asyncio.AbstractEventLoop, worker: Worker | None, bus: Bus | 
         lines += [f"task {task.get_name()}: {_name(task)}", *_waits(task)]
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     for ident, frame in sys._current_frames().items():  # noqa: SLF001 - documented, and there is no other way
-        lines += [f"thread {names.get(ident, ident)}:", *_indented(traceback.format_stack(frame, -_FRAMES))]
+        lines += [f"thread {names.get(ident, ident)}:", *_indented(traceback.format_stack(frame, _FRAMES))]
     return "\n".join(lines)
 
 
