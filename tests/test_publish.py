@@ -482,3 +482,21 @@ def test_a_sync_transaction_works_the_same(tmp_path: Path, connection: sqlite3.C
         assert after == ["o-1"]
         with bus.transaction(connection), pytest.raises(ConfigError, match="in a transaction already"):
             bus.transaction(connection).__enter__()
+
+
+async def test_a_transaction_that_has_ended_takes_nothing_more(tmp_path: Path, connection: sqlite3.Connection) -> None:
+    bus = sqlite_bus(tmp_path)
+    seen = taken(bus)
+    ran: list[str] = []
+    bus.add_handler(lambda event: ran.append(event.order_id), OrderPlaced)
+    async with bus:
+        unopened = bus.transaction(connection)
+        async with bus.transaction(connection) as ended:
+            await bus.publish(OrderPlaced("inside"), within=ended)
+        for tx in (unopened, ended):
+            with pytest.raises(ConfigError, match="not open"):
+                await bus.publish(OrderPlaced("outside"), within=tx)
+            assert not connection.in_transaction
+        await bus.drain()
+    assert ran == ["inside"]
+    assert [key for _, key in seen] == ["inside"]

@@ -344,7 +344,10 @@ class Publisher:
         return sealed
 
     def _check_within(self, sealed: Sequence[tuple[object, Outgoing]], within: Any) -> None:
-        if within is None or isinstance(within, Transaction):
+        if isinstance(within, Transaction):
+            within.refuse_ended()
+            return
+        if within is None:
             return
         for event, item in sealed:
             if after := self._handlers.route(event).after:

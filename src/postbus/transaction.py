@@ -53,9 +53,16 @@ class Transaction:
 
     def follow(self, event: object, envelope: Envelope) -> None:
         """Remember an event whose after-commit handlers wait for the commit."""
-        if not self._open:
-            raise ConfigError("this transaction has ended: publish inside its `with` block")
         self._after.append((event, envelope))
+
+    def refuse_ended(self) -> None:
+        """Raise when nobody will commit what is written to it.
+
+        Raises:
+            ConfigError: before its block was entered, and after it was left.
+        """
+        if not self._open:
+            raise ConfigError("this transaction is not open: publish inside its `with` block")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.connection, name)
