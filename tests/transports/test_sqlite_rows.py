@@ -7,14 +7,19 @@ import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sqlite_ground import SPEC, broken_laws, claim, item, items, opened, settle
 
 from postbus.delivery import Ack, Bury, Failure, Requeue
 from postbus.testing import ManualClock
-from postbus.transport import DeadQuery, EventQuery, Stored, SubscriptionSpec
+from postbus.transport import DeadQuery, Duplicate, EventQuery, SubscriptionSpec
 from postbus.transports.sqlite import SqliteTransport
+from postbus.transports.sqlite.ids import Ids
+from postbus.transports.sqlite.schema import Tables, create
 from postbus.transports.sqlite.store import Transaction
 
 GOOD: dict[str, Any] = {
@@ -87,6 +92,7 @@ async def test_a_row_that_is_no_event_is_buried_and_the_next_one_handled(
     assert letter.reason.startswith("undecodable")
     assert (letter.attempts, letter.envelope.version in (0, 1)) == (0, True)
     assert len(await transport.events(EventQuery())) == 2
+    assert await transport.events(EventQuery(correlation_id="c")) == []
     assert (await transport.stats())[0].dead == 1
     assert await settle(transport, claimed.deliveries) == ["Settled"]
     assert await transport.discard("s", [letter.id]) == 1
@@ -198,18 +204,47 @@ def count(path: Path, table: str) -> int:
 async def test_old_ids_are_forgotten_and_young_ones_are_not(path: Path) -> None:
     clock = ManualClock()
     transport = await opened(path, clock=clock)
-    await transport.append(items(2500))
+    await transport.append([item(id_=uuid4().bytes) for _ in range(1200)])
+    await transport.append(items(1200))
+    assert count(path, "seen") >= 1200
+    assert 0 < count(path, "seen_together") < 100
     clock.advance(700)
-    young = item()
-    await transport.append([young])
-    await tidied(transport)
-    assert count(path, "seen") == 2501
+    young = [item(), *items(20)]
+    await transport.append(young[:1])
+    await transport.append(young[1:])
     clock.advance(599)
-    assert (await transport.append([young]))[0] != Stored(1)
-    clock.advance(1)
     await tidied(transport)
-    assert count(path, "seen") == 1
+    assert await transport.append(young) == [Duplicate()] * 21
+    assert (count(path, "seen"), count(path, "seen_together")) == (1, 1)
+    clock.advance(1300)
+    await tidied(transport)
+    assert (count(path, "seen"), count(path, "seen_together")) == (0, 0)
     await transport.close()
+
+
+@given(
+    batches=st.lists(
+        st.lists(
+            st.tuples(st.integers(0, 2**48 - 1) | st.integers(10**12, 10**12 + 100), st.integers(0, 3)), max_size=70
+        ),
+        max_size=6,
+    )
+)
+@settings(max_examples=100, deadline=None)
+def test_an_id_is_known_if_it_was_remembered_whatever_it_looks_like(batches: list[list[tuple[int, int]]]) -> None:
+    tables, connection = Tables("x"), sqlite3.connect(":memory:", isolation_level=None)
+    create(connection, tables)
+    ids, remembered = Ids(tables), set()
+    for batch in batches:
+        some = [moment.to_bytes(6, "big") + bytes(9) + bytes([number]) for moment, number in batch]
+        if not some:
+            continue
+        assert ids.known(connection.execute, 1000.0, some) & set(some) == remembered & set(some)
+        ids.remember(connection.execute, 1000.0, set(some) - remembered)
+        remembered |= set(some)
+    for one in remembered:
+        assert one in ids.known(connection.execute, 1500.0, [one])
+    connection.close()
 
 
 async def test_history_goes_when_its_time_is_over_and_nobody_holds_it(path: Path) -> None:

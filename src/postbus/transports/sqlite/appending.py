@@ -7,18 +7,14 @@ from typing import Any
 
 from ...errors import PublishFailed
 from ...transport import Append, Duplicate, Outgoing, Refused
+from .ids import Ids
 from .routing import Route
 from .rows import headers_text
 from .schema import Tables
 from .spans import Inserter
 from .store import Transaction
 
-__all__ = ["BUCKET", "Appending"]
-
-# Ids are remembered in buckets of this many seconds: this one and the last, so for at least as long.
-BUCKET = 600
-# So many known ids between a batch's smallest and largest are fetched to compare; with more, each is asked for.
-_COMPARED = 1000
+__all__ = ["Appending"]
 
 _DUPLICATE = Duplicate()
 
@@ -33,8 +29,7 @@ class Appending:
 
     def __init__(self, tables: Tables, retain: float | None) -> None:
         self._retain = retain
-        self._between = tables("SELECT id FROM {seen} WHERE bucket IN (?, ?) AND id BETWEEN ? AND ? LIMIT ?")
-        self._one = tables("SELECT 1 FROM {seen} WHERE bucket IN (?, ?) AND id = ? LIMIT 1")
+        self.ids = Ids(tables)
         self._events = Inserter(
             tables(
                 "INSERT INTO {event} (seq, pending, keep_until, id, name, topic, key, micros, version, format, "
@@ -42,7 +37,6 @@ class Appending:
             ),
             13,
         )
-        self._seen = Inserter(tables("INSERT INTO {seen} (bucket, id)"), 2)
         self._ready = Inserter(tables("INSERT INTO {ready} (subscription, first, last)"), 3)
         self._later = Inserter(tables("INSERT INTO {later} (subscription, due, seq, scheduled, attempt)"), 5)
         self._hold = tables("INSERT OR IGNORE INTO {busy} (subscription, topic, key, holders) VALUES (?, ?, ?, 1)")
@@ -55,17 +49,13 @@ class Appending:
         results: list[Append] = []
         fresh = self._fresh(transaction, items, results)
         if fresh:
-            bucket = int(transaction.now // BUCKET)
-            seen: list[Any] = []
-            for item, _ in fresh:
-                seen += (bucket, item.envelope.id_bytes)
-            self._seen(transaction.execute, seen)
+            self.ids.remember(transaction.execute, transaction.now, [item.envelope.id_bytes for item, _ in fresh])
             self._store(transaction, fresh)
         return results
 
     def _fresh(self, transaction: Transaction, items: Sequence[Outgoing], results: list[Append]) -> list[_Fresh]:
         """The events that are to be stored, and where each goes; says to `results` what becomes of all of them."""
-        known = self._known(transaction, [item.envelope.id_bytes for item in items])
+        known = self.ids.known(transaction.execute, transaction.now, [item.envelope.id_bytes for item in items])
         fresh: list[_Fresh] = []
         name = topic = None
         for item in items:
@@ -113,15 +103,6 @@ class Appending:
         transaction.seq = seq
         self._events(transaction.execute, rows)
         self._fan_out(transaction, together, apart)
-
-    def _known(self, transaction: Transaction, ids: Sequence[bytes]) -> set[bytes]:
-        """Which of these ids were stored within the window."""
-        bucket = int(transaction.now // BUCKET)
-        low, high = (ids[0], ids[0]) if len(ids) == 1 else (min(ids), max(ids))
-        rows = transaction.execute(self._between, (bucket - 1, bucket, low, high, _COMPARED)).fetchall()
-        if len(rows) < _COMPARED:
-            return {row[0] for row in rows}
-        return {id_ for id_ in ids if transaction.execute(self._one, (bucket - 1, bucket, id_)).fetchone()}
 
     def _fan_out(
         self, transaction: Transaction, together: Sequence[_Run], apart: Sequence[tuple[Outgoing, Route, int]]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ...address import Settings
-from ...errors import Closed, ConfigError, PostbusError
+from ...errors import Closed, ConfigError
 from . import files
 from .burial import Burial
 from .claiming import Claiming
@@ -182,10 +182,8 @@ class House:
     def _tidy(self) -> bool:
         operation = Operation(self._upkeep.tidy, self.writer.deadline(self.patience), peek=self._upkeep.peek)
         self.writer.serve_here(operation)
-        try:
-            return operation.result()
-        except PostbusError:  # busy or full: the next look tries again, and callers hear of it themselves
-            return False
+        # Busy or full: the next look tries again, and callers hear of it themselves.
+        return operation.error is None and bool(operation.value)
 
     def close(self) -> None:
         """Take it down; idempotent."""

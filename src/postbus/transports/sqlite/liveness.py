@@ -8,6 +8,7 @@ who comes back late either finds its leases as they were, or knows that they are
 
 from __future__ import annotations
 
+import logging
 import random
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
@@ -28,6 +29,8 @@ from .store import Transaction, patiently, translated
 __all__ = ["Liveness", "Renewer", "Roll"]
 
 T = TypeVar("T")
+
+log = logging.getLogger("postbus")
 
 _INFO = msgspec.json.Decoder(WorkerInfo)
 # What a worker that beats before it ever claimed is given.
@@ -131,10 +134,16 @@ class Liveness:
     def _swept(self, *, committed: bool) -> None:
         """The main transaction has ended: only now may late owners look whether they have lost something."""
         now = self._clock.monotonic()
-        if committed:
-            self._sidecar.execute(self._roll.bury, (now, now))
-            self._looked(now)
-        self._sidecar.execute("COMMIT")
+        try:
+            if committed:
+                self._sidecar.execute(self._roll.bury, (now, now))
+                self._looked(now)
+            self._sidecar.execute("COMMIT")
+        except sqlite3.Error as error:  # what was extended with it is extended again at the next claim or beat
+            log.warning("cannot write who lives: %s", error)
+            self.beats.clear()
+            if self._sidecar.in_transaction:
+                self._sidecar.execute("ROLLBACK")
 
 
 class Renewer:

@@ -60,6 +60,7 @@ class Reading:
     def __init__(self, tables: Tables, connection: sqlite3.Connection, now: Callable[[], float]) -> None:
         self._tables = tables
         self._connection = connection
+        connection.create_function("folded", 1, _folded, deterministic=True)
         self._now = now
 
     def ping(self) -> None:
@@ -164,7 +165,11 @@ class Reading:
             conditions.append(("key = ?", (query.key,)))
         if query.correlation_id is not None:
             conditions.append(
-                ("json_valid(headers) AND json_extract(headers, '$.correlationid') = ?", (query.correlation_id,))
+                (
+                    "CASE WHEN typeof(headers) = 'text' AND json_valid(headers) "
+                    "THEN json_extract(headers, '$.correlationid') END = ?",
+                    (query.correlation_id,),
+                )
             )
         search = _Search("SELECT seq, {columns} FROM {event} {where} ORDER BY seq DESC LIMIT ?", conditions, "seq < ?")
         search.named(query.name, "name", 2)
@@ -239,12 +244,12 @@ class Reading:
         if query.error is not None:
             conditions.append(
                 (
-                    "instr(lower(coalesce(d.error, '') || char(10) || coalesce(d.message, '')), lower(?))",
+                    "instr(folded(coalesce(d.error, '') || char(10) || coalesce(d.message, '')), folded(?))",
                     (query.error,),
                 )
             )
         if query.reason is not None:
-            conditions.append(("instr(lower(d.reason), lower(?))", (query.reason,)))
+            conditions.append(("instr(folded(d.reason), folded(?))", (query.reason,)))
         if query.before is not None:
             conditions.append(("d.buried_at < ?", (query.before.timestamp(),)))
         return conditions
@@ -292,6 +297,10 @@ def _letter(row: Sequence[Any]) -> DeadLetter:
         _moment(buried_at),
         failure,
     )
+
+
+def _folded(text: object) -> str:
+    return str(text).casefold()
 
 
 def _moment(seconds: float) -> datetime:

@@ -25,6 +25,7 @@ _NAMES = (
     "event",
     "event_kept",
     "seen",
+    "seen_together",
     "ready",
     "later",
     "suspect",
@@ -55,6 +56,9 @@ CREATE TABLE IF NOT EXISTS {event} (
     expires INTEGER, headers TEXT, body BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS {event_kept} ON {event} (keep_until) WHERE pending = 0;
 CREATE TABLE IF NOT EXISTS {seen} (bucket INTEGER NOT NULL, id BLOB NOT NULL, PRIMARY KEY (bucket, id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS {seen_together} (
+    bucket INTEGER NOT NULL, low BLOB NOT NULL, high BLOB NOT NULL, ids BLOB NOT NULL,
+    PRIMARY KEY (bucket, low)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS {ready} (
     subscription INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
     PRIMARY KEY (subscription, first)) WITHOUT ROWID;

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-__all__ = ["Execute", "Inserter", "matching", "matching_ids", "runs"]
+__all__ = ["Execute", "Inserter", "matching", "runs"]
 
 Execute = Callable[..., Any]
 
@@ -68,10 +68,3 @@ def matching(numbers: Sequence[int], column: str = "seq") -> Iterator[tuple[str,
         size = 1 << (len(some) - 1).bit_length()
         some += [some[-1]] * (size - len(some))
         yield f"{column} IN ({','.join('?' * size)})", tuple(some)
-
-
-def matching_ids(ids: Sequence[bytes], column: str = "id") -> Iterator[tuple[str, tuple[bytes, ...]]]:
-    """Conditions that together match exactly these ids, with the values of each."""
-    for start in range(0, len(ids), _ROWS):
-        some = tuple(ids[start : start + _ROWS])
-        yield f"{column} IN ({','.join('?' * len(some))})", some

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ...clock import Clock
-from .appending import BUCKET
 from .declaring import Declaring
+from .ids import BUCKET
 from .schema import Tables
+from .spans import Execute
 from .store import Transaction
 
 __all__ = ["Upkeep"]
@@ -20,7 +21,7 @@ __all__ = ["Upkeep"]
 log = logging.getLogger("postbus")
 
 # Rows that one transaction deletes, so that no commit stalls.
-_BITE = 1000
+_BITE = 500
 # After this many quiet seconds the write-ahead log is folded into the file and cut to nothing.
 _QUIET = 5.0
 # A log of this many bytes is folded in at once.
@@ -30,6 +31,26 @@ _HELD_UP = 2.0
 _SOON = 0.005
 # How long it is remembered that a transactional subscriber is done with an event.
 _MARKED = 7 * 24 * 3600.0
+
+
+class _Bite:
+    """Rows of one table that are too old."""
+
+    def __init__(self, tables: Tables, table: str, old: str, key: str, limit: Callable[[float], float]) -> None:
+        self._limit = limit
+        self._find = tables("SELECT 1 FROM {table} WHERE {old} LIMIT 1", table, old=old)
+        self._delete = tables(
+            "DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE {old} LIMIT ?)",
+            table,
+            old=old,
+            key=key,
+        )
+
+    def there(self, execute: Execute, now: float) -> bool:
+        return execute(self._find, (self._limit(now),)).fetchone() is not None
+
+    def take(self, execute: Execute, now: float) -> None:
+        execute(self._delete, (self._limit(now), _BITE))
 
 
 class Upkeep:
@@ -43,36 +64,23 @@ class Upkeep:
         self._log_file = log_file
         self._retain = retain
         self._warned_at = float("-inf")
-        self._old_seen = tables("SELECT 1 FROM {seen} WHERE bucket < ? LIMIT 1")
-        self._forget_seen = tables(
-            "DELETE FROM {seen} WHERE (bucket, id) IN (SELECT bucket, id FROM {seen} WHERE bucket < ? LIMIT ?)"
-        )
-        self._old_kept = tables("SELECT 1 FROM {event} WHERE pending = 0 AND keep_until < ? LIMIT 1")
-        self._forget_kept = tables(
-            "DELETE FROM {event} WHERE seq IN (SELECT seq FROM {event} WHERE pending = 0 AND keep_until < ? LIMIT ?)"
-        )
-
-        self._old_marks = tables("SELECT 1 FROM {done} WHERE done_at < ? LIMIT 1")
-        self._forget_marks = tables(
-            "DELETE FROM {done} WHERE (subscription, id) IN "
-            "(SELECT subscription, id FROM {done} WHERE done_at < ? LIMIT ?)"
-        )
+        self._bites = [
+            _Bite(tables, "seen", "bucket < ?", "bucket, id", lambda now: now // BUCKET - 1),
+            _Bite(tables, "seen_together", "bucket < ?", "bucket, low", lambda now: now // BUCKET - 1),
+            _Bite(tables, "event", "pending = 0 AND keep_until < ?", "seq", lambda now: now),
+            _Bite(tables, "done", "done_at < ?", "subscription, id", lambda now: now - _MARKED),
+        ]
 
     def peek(self, connection: sqlite3.Connection) -> bool | None:
         """False when there is nothing to tidy."""
         now = self._clock.time()
-        old = (
-            connection.execute(self._old_seen, (now // BUCKET - 1,)).fetchone()
-            or connection.execute(self._old_kept, (now,)).fetchone()
-            or connection.execute(self._old_marks, (now - _MARKED,)).fetchone()
-        )
+        old = any(bite.there(connection.execute, now) for bite in self._bites)
         return None if old or self._declaring.retiring(connection.execute) is not None else False
 
     def tidy(self, transaction: Transaction) -> bool:
         """Take one bite of everything; there may be more."""
-        transaction.execute(self._forget_seen, (transaction.now // BUCKET - 1, _BITE))
-        transaction.execute(self._forget_kept, (transaction.now, _BITE))
-        transaction.execute(self._forget_marks, (transaction.now - _MARKED, _BITE))
+        for bite in self._bites:
+            bite.take(transaction.execute, transaction.now)
         retiring = self._declaring.retiring(transaction.execute)
         if retiring is not None:
             self._declaring.bite(transaction, retiring)

@@ -11,10 +11,9 @@ from typing import Any
 from ...clock import Clock
 from ...errors import ConfigError, PublishFailed, TransportFull
 from ...transport import Append, Outgoing, Refused
-from .appending import BUCKET, Appending
+from .appending import Appending
 from .routing import RoutingCache
 from .schema import Tables
-from .spans import matching_ids
 from .store import Transaction
 
 __all__ = ["Within"]
@@ -31,7 +30,6 @@ class Within:
         self._lock = threading.Lock()
         self._number = tables("UPDATE {meta} SET seq = seq + ? WHERE identity = ?")
         self._numbers = tables("SELECT seq, fence, revision FROM {meta}")
-        self._seen = tables("SELECT id FROM {seen} WHERE bucket IN (?, ?) AND ")
 
     def append(self, connection: sqlite3.Connection, identity: bytes, items: Sequence[Outgoing]) -> list[Append]:
         """Append in the transaction that is open, or that the connection opens by itself.
@@ -69,14 +67,12 @@ class Within:
 
     def surviving(self, connection: sqlite3.Connection, ids: Sequence[bytes]) -> Set[bytes]:
         """Which of these no savepoint has taken back."""
-        bucket = int(self._clock.time() // BUCKET)
+        if not ids:
+            return set()
         cursor = connection.cursor()
         cursor.row_factory = None
         try:
-            found: set[bytes] = set()
-            for condition, values in matching_ids(ids):
-                found.update(row[0] for row in cursor.execute(self._seen + condition, (bucket - 1, bucket, *values)))
-            return found
+            return self._appending.ids.known(cursor.execute, self._clock.time(), ids).intersection(ids)
         finally:
             cursor.close()
 

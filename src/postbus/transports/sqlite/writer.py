@@ -34,7 +34,7 @@ _TOGETHER = 64
 # How long the thread waits for work before it looks after the house.
 _IDLE = 0.5
 # The least time between two looks while there is work.
-_BETWEEN = 0.02
+_BETWEEN = 0.01
 
 
 class Writer:
@@ -66,7 +66,7 @@ class Writer:
         self._lock = threading.Lock()
         self._inbox: queue.SimpleQueue[Operation[Any] | None] = queue.SimpleQueue()
         self._broken: TransportBroken | None = None
-        self._closed = False
+        self._closed = self._ended = False
         self._again: list[Operation[Any]] = []
         self._thread = threading.Thread(target=self._work, name="postbus-sqlite-writer", daemon=True)
 
@@ -81,6 +81,7 @@ class Writer:
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join()
         with self._lock:
+            self._ended = True
             self._refuse_rest()
             self._turnstile.close()
             self.connection.close()
@@ -93,7 +94,7 @@ class Writer:
         operation.loop = loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         operation.future = future
-        self._inbox.put(operation)
+        self._put(operation)
         try:
             return await future
         except asyncio.CancelledError:
@@ -119,7 +120,7 @@ class Writer:
             return operation.result()
         operation.gate = threading.Lock()
         operation.gate.acquire()
-        self._inbox.put(operation)
+        self._put(operation)
         if not operation.gate.acquire(timeout=max(0.0, operation.deadline - time.monotonic())):
             if operation.begin():
                 raise self._busy()
@@ -131,7 +132,12 @@ class Writer:
     def post(self, operation: Operation[Any]) -> None:
         """Have it done some time, again if it fails; nobody waits for the answer."""
         if not self._closed:
-            self._inbox.put(operation)
+            self._put(operation)
+
+    def _put(self, operation: Operation[Any]) -> None:
+        self._inbox.put(operation)
+        if self._ended:  # closed since we looked: nobody else will answer
+            self._refuse_rest()
 
     def serve_here(self, operation: Operation[Any]) -> None:
         """Have it done on this thread, after whoever is at it."""
