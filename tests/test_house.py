@@ -21,7 +21,7 @@ CORRIDOR = tuple(
     address transport observe
     retry context middleware signature subscription router
     threads dispatch local transaction courier gathering publish
-    leases lanes claims settler watch slots worker supervisor
+    leases lanes claims settler watch slots worker child supervisor
     outbox inbox portal inspection connect environment lifecycle background bus
     health doctor shown logs program isolate
     """.split()  # noqa: SIM905 - a corridor, not a column

@@ -17,7 +17,7 @@ from .transport import SubscriptionInfo, Traits, WorkerInfo
 
 __all__ = ["Diagnosed", "Finding", "examine"]
 
-Level = Literal["ok", "note", "warning", "error"]
+_Level = Literal["ok", "note", "warning", "error"]
 
 # Orchestrators wait 30 s by default between SIGTERM and SIGKILL.
 _KILL_AFTER = 30.0
@@ -38,7 +38,7 @@ class Finding:
         advice: the next step, where there is one.
     """
 
-    level: Level
+    level: _Level
     what: str
     text: str
     advice: str = ""
@@ -48,7 +48,7 @@ class Finding:
 class Diagnosed(Protocol):
     """A transport that knows more about its server than the contract says."""
 
-    async def findings(self) -> Sequence[tuple[Level, str, str, str]]:
+    async def findings(self) -> Sequence[tuple[_Level, str, str, str]]:
         """The fields of `Finding`, for each setting that was looked at."""
         ...
 

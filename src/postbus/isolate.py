@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from .bus import Bus
+from .child import ending, heedless
 from .delivery import Delivery, Outcome, Requeue
 from .dispatch import DONE, Dispatch, Done, Run
 from .envelope import Envelope
@@ -31,7 +32,6 @@ from .failure import redacted
 from .logs import Logs
 from .program import Program
 from .slots import ProcessDied
-from .supervisor import ending, heedless
 
 __all__ = ["Isolation", "main"]
 
@@ -44,7 +44,7 @@ _START = 60.0
 _NOT_STARTED = 2.0
 
 
-class Job(msgspec.Struct, frozen=True):
+class _Job(msgspec.Struct, frozen=True):
     """One delivery, as far as a child needs it."""
 
     envelope: Envelope
@@ -57,28 +57,28 @@ class Job(msgspec.Struct, frozen=True):
     timeout: float
 
 
-class Ready(msgspec.Struct, frozen=True, tag=True):
+class _Ready(msgspec.Struct, frozen=True, tag=True):
     """The program is loaded and its bus is open."""
 
 
-class Began(msgspec.Struct, frozen=True, tag=True):
+class _Began(msgspec.Struct, frozen=True, tag=True):
     """The delivery begins to run: from here on, a death is its own."""
 
 
-class Ended(msgspec.Struct, frozen=True, tag=True):
+class _Ended(msgspec.Struct, frozen=True, tag=True):
     """What became of it; no outcome where it was settled in its own transaction."""
 
     outcome: Outcome | None
 
 
-Report: TypeAlias = Ready | Began | Ended
+_Report: TypeAlias = _Ready | _Began | _Ended
 
 _encode = msgspec.msgpack.Encoder().encode
-_report: msgspec.msgpack.Decoder[Report] = msgspec.msgpack.Decoder(Report)
-_job = msgspec.msgpack.Decoder(Job)
+_report: msgspec.msgpack.Decoder[_Report] = msgspec.msgpack.Decoder(_Report)
+_job = msgspec.msgpack.Decoder(_Job)
 
 
-class NotStarted(Exception):
+class _NotStarted(Exception):
     """A child ended, or hung, before it was ready; no delivery had to do with it."""
 
 
@@ -104,7 +104,7 @@ class Isolation:
         while True:
             try:
                 child = self._idle.pop() if self._idle else await _Child.start(self._settings)
-            except NotStarted as error:
+            except _NotStarted as error:
                 log.error("no process for an isolated delivery: %s", error)  # noqa: TRY400 - it says all there is
                 return Requeue(_NOT_STARTED, suspect=delivery.suspect)
             try:
@@ -160,7 +160,7 @@ class _Child:
         """Start one and wait until it is ready.
 
         Raises:
-            NotStarted: when that fails.
+            _NotStarted: when that fails.
         """
         ours, its = socket.socketpair()
         with its:
@@ -174,13 +174,13 @@ class _Child:
                 report = await child._receive()
         except TimeoutError:
             await child.end()
-            raise NotStarted(f"it was not ready within {_START:g} s") from None
+            raise _NotStarted(f"it was not ready within {_START:g} s") from None
         except BaseException:
             await child.end()
             raise
         if report is None:
             await child.end()
-            raise NotStarted(f"it {ending(process.returncode)} before it was ready")
+            raise _NotStarted(f"it {ending(process.returncode)} before it was ready")
         return child
 
     async def run(self, delivery: Delivery, timeout: float) -> Outcome | Done | None:
@@ -189,7 +189,7 @@ class _Child:
         Raises:
             ProcessDied: when it died since.
         """
-        job = Job(
+        job = _Job(
             delivery.envelope, delivery.subscription, delivery.attempt, delivery.fence, delivery.owner,
             delivery.receipt, delivery.suspect, timeout,
         )  # fmt: skip
@@ -199,11 +199,11 @@ class _Child:
         began = False
         while True:
             match await self._receive():
-                case Ended(outcome):
+                case _Ended(outcome):
                     return DONE if outcome is None else outcome
-                case Began():
+                case _Began():
                     began = True
-                case Ready():
+                case _Ready():
                     pass
                 case None:
                     code = await self._process.wait()
@@ -211,7 +211,7 @@ class _Child:
                         return None
                     raise ProcessDied(f"the process that ran it {ending(code)}")
 
-    async def _receive(self) -> Report | None:
+    async def _receive(self) -> _Report | None:
         """The child's next report, or None when it has gone."""
         try:
             size = int.from_bytes(await self._reader.readexactly(4))
@@ -241,15 +241,15 @@ class _Link:
         os.set_inheritable(descriptor, False)  # noqa: FBT003 - a child of ours that held it would hide our death
         self._socket = socket.socket(fileno=descriptor)
 
-    def say(self, report: Report) -> None:
+    def say(self, report: _Report) -> None:
         """Report to the parent."""
         self._socket.sendall(_framed(_encode(report)))
 
-    def listen(self, take: Callable[[Job], None]) -> None:
+    def listen(self, take: Callable[[_Job], None]) -> None:
         """Call `take` with each job, from a thread; the process ends with the connection."""
         threading.Thread(target=self._listen, args=[take], name="postbus-link", daemon=True).start()
 
-    def _listen(self, take: Callable[[Job], None]) -> None:
+    def _listen(self, take: Callable[[_Job], None]) -> None:
         with suppress(OSError), self._socket.makefile("rb") as frames:
             while head := frames.read(4):
                 take(_job.decode(frames.read(int.from_bytes(head))))
@@ -258,23 +258,23 @@ class _Link:
 
 async def _serve(bus: Bus, link: _Link) -> None:
     loop = asyncio.get_running_loop()
-    jobs: asyncio.Queue[Job] = asyncio.Queue()
+    jobs: asyncio.Queue[_Job] = asyncio.Queue()
 
-    def take(job: Job) -> None:
+    def take(job: _Job) -> None:
         loop.call_soon_threadsafe(jobs.put_nowait, job)
 
     link.listen(take)
     dispatches: dict[str, Dispatch] = {}
     async with bus:
-        link.say(Ready())
+        link.say(_Ready())
         while True:
             job = await jobs.get()
             dispatch = dispatches.get(job.subscription)
             if dispatch is None:
                 dispatch = dispatches[job.subscription] = bus.make_dispatch(job.subscription)
-            link.say(Began())
+            link.say(_Began())
             outcome = await _run(dispatch, job)
-            link.say(Ended(None if isinstance(outcome, Done) else outcome))
+            link.say(_Ended(None if isinstance(outcome, Done) else outcome))
 
 
 def _restored(receipt: Any) -> Any:
@@ -282,7 +282,7 @@ def _restored(receipt: Any) -> Any:
     return tuple(receipt) if isinstance(receipt, list) else receipt
 
 
-async def _run(dispatch: Dispatch, job: Job) -> Outcome | Done:
+async def _run(dispatch: Dispatch, job: _Job) -> Outcome | Done:
     receipt = _restored(job.receipt)
     delivery = Delivery(job.envelope, job.subscription, job.attempt, job.fence, job.owner, receipt, job.suspect)
     run = Run()

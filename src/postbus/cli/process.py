@@ -17,11 +17,11 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from ..bus import Bus
+from ..child import ABANDONED, FAILED, UNREACHABLE, WRONG, heedless
 from ..errors import ConfigError, PostbusError, TransportBroken, TransportError
 from ..failure import redacted
 from ..isolate import Isolation
 from ..observe import Fact, Started
-from ..supervisor import ABANDONED, FAILED, UNREACHABLE, WRONG, heedless
 from ..worker import Worker
 from .activity import activity
 from .orders import Orders
