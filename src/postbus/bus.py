@@ -39,8 +39,8 @@ from .worker import Worker, WorkerSettings
 
 __all__ = ["Bus"]
 
-# Publishes that wait for nothing come at most 32 in a row: what a worker beside them runs in one turn of the loop.
-_TURN = 31
+# Publishes that wait for nothing come at most 128 in a row: about what a worker beside them holds.
+_TURN = 127
 
 
 class Bus(Router):

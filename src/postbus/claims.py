@@ -87,6 +87,14 @@ class Claims:
                 lane.claiming = True
                 self._spawn(self._claim(lane, room))
 
+    async def feed_here(self, lane: Lane) -> None:
+        """As `feed`, for a caller whose transport answers at once."""
+        if lane.rung and not lane.claiming and self._open():
+            room = lane.room(time.monotonic())
+            if room > 0:
+                lane.claiming = True
+                await self._claim(lane, room)
+
     async def alone(self, lane: Lane) -> Sequence[Delivery]:
         """Claim one suspect for somebody who runs nothing beside it."""
         claimed = await self._try_claim(lane, 1, alone=True)

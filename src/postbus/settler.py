@@ -64,9 +64,33 @@ class Settler:
     def ring(self, lane: Lane) -> None:
         """Something was put into the lane's outbox."""
         self._waiting.append(lane)
+        self.wake()
+
+    def put(self, lane: Lane) -> None:
+        """As `ring`, by who is about to `settle_here`."""
+        self._waiting.append(lane)
+
+    def wake(self) -> None:
+        """Let `run` see to what waits."""
         if self._bell is not None:
             self._bell.set_result(None)
             self._bell = None
+
+    async def settle_here(self) -> None:
+        """Settle what waits, for a caller whose transport answers at once: nobody need be woken for it."""
+        if self._sent or not self._waiting:
+            return
+        self._load()
+        try:
+            self._confirm(await self._transport.settle(self._pairs()))
+        except TransportBroken:
+            raise
+        except TransportError:
+            self._counters.transport_errors += 1
+        if self.empty:
+            self._tell_empty()
+        else:  # it failed, must be tried again, or others came meanwhile: `run` sees to it
+            self.wake()
 
     @property
     def empty(self) -> bool:
@@ -96,7 +120,7 @@ class Settler:
                 if not self._waiting:
                     await self._rest()
                 self._load()
-            pairs = self._sent[0][1] if len(self._sent) == 1 else [pair for _, some in self._sent for pair in some]
+            pairs = self._pairs()
             try:
                 results = await self._transport.settle(pairs)
             except TransportBroken:
@@ -113,13 +137,19 @@ class Settler:
             if pause:
                 await asyncio.sleep(pause)
 
+    def _pairs(self) -> list[Pair]:
+        return self._sent[0][1] if len(self._sent) == 1 else [pair for _, some in self._sent for pair in some]
+
     async def _rest(self) -> None:
+        self._tell_empty()
+        self._bell = asyncio.get_running_loop().create_future()
+        await self._bell
+
+    def _tell_empty(self) -> None:
         for waiter in self._empty:
             if not waiter.done():
                 waiter.set_result(None)
         self._empty.clear()
-        self._bell = asyncio.get_running_loop().create_future()
-        await self._bell
 
     def _load(self) -> None:
         waiting, self._waiting = self._waiting, []

@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from .delivery import Delivery, Outcome, Requeue
@@ -50,6 +50,8 @@ class Slots:
         lease: seconds; nobody may start a delivery again before the lease of one that does not end would have ended.
         still_leased: whether what a lane holds may start.
         feed: told that a lane may have room.
+        feed_here: the same for a transport that answers at once, which is then settled and claimed from by the runner
+            itself, without a turn of the event loop; else None.
         failed: told what no run may raise.
         rested: told that something has ended.
 
@@ -69,6 +71,7 @@ class Slots:
         isolate: Isolate | None,
         still_leased: Callable[[Lane], bool],
         feed: Callable[[Lane], None],
+        feed_here: Callable[[Lane], Awaitable[None]] | None,
         failed: Callable[[BaseException | None], None],
         rested: Callable[[], None],
     ) -> None:
@@ -82,6 +85,9 @@ class Slots:
         self._isolate = isolate
         self._still_leased = still_leased
         self._feed = feed
+        self._feed_here = feed_here
+        self._going_round = False  # a runner settles and claims by itself
+        self._fed_later: list[Lane] = []
         self._failed = failed
         self._rested = rested
         self._line: deque[Lane] = deque()  # lanes that can start something, first come first served
@@ -152,6 +158,9 @@ class Slots:
     def freed(self, lanes: Sequence[Lane], slots: int) -> None:
         """Slots of these lanes are free again."""
         self.free += slots
+        if self._going_round:
+            self._fed_later.extend(lanes)
+            return
         for lane in lanes:
             self._feed(lane)
             self.ready(lane)
@@ -185,6 +194,8 @@ class Slots:
                 lane.queued = False
                 if self._still_leased(lane) and await self._run_lane(slot, lane, slice_ends):
                     return
+                if self._feed_here is not None:
+                    await self._go_round(lane, self._feed_here)
                 if time.monotonic() > slice_ends:
                     await asyncio.sleep(0)
                     slice_ends = time.monotonic() + _SLICE
@@ -192,6 +203,26 @@ class Slots:
             self._idle.append(bell)
             self._rested()
             await bell
+
+    async def _go_round(self, lane: Lane, feed_here: Callable[[Lane], Awaitable[None]]) -> None:
+        """Settle what has ended and claim more, here and now; no other runner is needed for it."""
+        if self._going_round or lane.backoff:
+            self._settler.wake()
+            self._feed(lane)
+            return
+        self._going_round = self._rousing = True
+        try:
+            await self._settler.settle_here()
+            await feed_here(lane)
+        finally:
+            self._going_round = self._rousing = False
+            others, self._fed_later = self._fed_later, []
+        for other in others:
+            if other is not lane:
+                self._feed(other)
+                self.ready(other)
+        self.ready(lane)
+        self._rested()
 
     async def _run_lane(self, slot: Slot, lane: Lane, slice_ends: float) -> bool:
         """Run deliveries of one lane for as long as they end at once; the first that waits is waited for.
@@ -226,7 +257,10 @@ class Slots:
             lane.unsettled += ended
             lane.finished += ended
             self.free -= ended
-            self._settler.ring(lane)
+            if self._feed_here is None or outcome is None:
+                self._settler.ring(lane)
+            else:
+                self._settler.put(lane)
         if delivery is None or outcome is not None:
             self.ready(lane)
             return False

@@ -96,6 +96,7 @@ class Worker:
             isolate=isolate,
             still_leased=self._still_leased,
             feed=self._feed,
+            feed_here=None if transport.traits.coalesce else self._feed_here,
             failed=self._fail,
             rested=self._tell_quiet,
         )
@@ -124,6 +125,9 @@ class Worker:
 
     def _feed(self, lane: Lane) -> None:
         self._claims.feed(lane)
+
+    async def _feed_here(self, lane: Lane) -> None:
+        await self._claims.feed_here(lane)
 
     # -- life
 
