@@ -13,8 +13,7 @@ local function store(name, key, envelope, delay)
     call('XADD', stream, '*', 'n', name, 'k', key, 'e', envelope)
   else
     local due = string.format('%.0f', now + tonumber(delay))
-    local at = call('XADD', stream, '*', 'n', name, 'k', key, 'e', envelope, 'd', due)
-    call('ZADD', tag_of(stream) .. ':z', due, padded(at))
+    call('XADD', stream, '*', 'n', name, 'k', key, 'e', envelope, 'd', due)
   end
 end
 

@@ -53,7 +53,7 @@ end
 
 local function expire_own(T)
   for _, eid in ipairs(call('ZRANGEBYSCORE', T.own .. ':q', '-inf', now, 'LIMIT', 0, 200)) do
-    local attempt, _, was_alone = read_meta(call('HGET', T.own .. ':m', eid))
+    local attempt, _, was_alone = read_meta(call('HGET', T.own .. ':m', eid) or meta(1, 0, 0, 0, ''))
     if was_alone then attempt = attempt + 1 end
     call('ZREM', T.own .. ':q', eid)
     call('ZADD', T.own .. ':u', 0, eid)
@@ -61,7 +61,16 @@ local function expire_own(T)
   end
 end
 
-local function lease_own(T, from, eids)
+local function lease_own(T, from, listed)
+  local eids = {}
+  for _, eid in ipairs(listed) do
+    if call('HEXISTS', T.own .. ':b', eid) == 1 and call('HEXISTS', T.own .. ':m', eid) == 1 then
+      eids[#eids + 1] = eid
+    else  -- somebody deleted it
+      call('ZREM', from, eid)
+      call('HINCRBY', T.own .. ':c', 'trimmed', 1)
+    end
+  end
   if #eids == 0 then return end
   out[#out + 1] = T.place
   out[#out + 1] = ''

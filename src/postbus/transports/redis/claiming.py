@@ -55,6 +55,12 @@ class _Direct(NamedTuple):
     topic: str
     group: bytes
     wanted: dict[bytes, bool]
+    due: float | None
+
+    @property
+    def next_due(self) -> float | None:
+        """Seconds until something else is due."""
+        return None if self.due is None else max(0.0, self.due - time.monotonic())
 
 
 class Claiming:
@@ -76,9 +82,10 @@ class Claiming:
         ask = _Ask(record, owner, limit, lease, alone)
         found: list[Delivery] = []
         if not alone and limit > 0:
-            found = await self._read(ask)
-            if len(found) == limit:
-                return Claimed(found)
+            direct = self._direct.get(record.number)
+            found = [] if direct is None else await self._read(ask, direct)
+            if direct is not None and len(found) == limit:
+                return Claimed(found, direct.next_due)
         part = _Part([], [])
         for _ in range(_ROUNDS):
             part, registry = await self._call(registry, ask._replace(limit=limit - len(found)))
@@ -95,14 +102,11 @@ class Claiming:
 
     # -- without the script
 
-    async def _read(self, ask: _Ask) -> list[Delivery]:
+    async def _read(self, ask: _Ask, direct: _Direct) -> list[Delivery]:
         """New entries, while the last script call is so young that nothing else can be due; else nothing."""
-        direct = self._direct.get(ask.record.number)
         registry = self._office.last
-        if direct is None or registry is None:
-            return []
-        if time.monotonic() >= direct.until or registry.revision != direct.revision:
-            del self._direct[ask.record.number]
+        if registry is None or time.monotonic() >= direct.until or registry.revision != direct.revision:
+            self.look_closely(ask.record.number)
             return []
         stream = self._office.keys.stream(direct.topic)
         own = f"{self._office.keys.tag(direct.topic)}:{ask.record.number}:c"
@@ -134,7 +138,7 @@ class Claiming:
         topic, group, owner = direct.topic, direct.group, ask.owner
         for n, (entry, fields) in enumerate(entries, fence):
             event_name, key, packed = words_of(topic, fields)
-            receipt = Receipt(topic, number, group, entry, owner=owner, key=key, plain=True)
+            receipt = Receipt(topic, number, group, entry, owner, key, plain=True)
             try:
                 envelope = envelope_of(topic, entry, event_name, key, packed)
             except Malformed as error:
@@ -196,8 +200,10 @@ class Claiming:
             return
         known = self._direct.get(number)
         wanted = known.wanted if known is not None and known.revision == revision else {}
-        wait = _DIRECT if next_due < 0 else min(_DIRECT, next_due / 1000)
-        self._direct[number] = _Direct(time.monotonic() + wait, revision, topic, group, wanted)
+        now = time.monotonic()
+        due = None if next_due < 0 else now + next_due / 1000
+        until = now + _DIRECT if due is None else min(now + _DIRECT, due)
+        self._direct[number] = _Direct(until, revision, topic, group, wanted, due)
 
 
 def _args(ask: _Ask) -> list[Any]:
@@ -219,7 +225,7 @@ def _part(reply: Sequence[Any], ask: _Ask, topics: Sequence[str]) -> _Part:
         width = 4 if group else 5
         for fence, start in enumerate(range(place, place + width * count, width), int(first)):
             entry, event_name, key, packed = reply[start : start + 4]
-            receipt = Receipt(topic, number, group, entry, owner=owner, key=key, plain=plain)
+            receipt = Receipt(topic, number, group, entry, owner, key, plain=plain)
             attempt = 1 if group else reply[start + 4]
             try:
                 envelope = envelope_of(topic, entry, event_name, key, packed)

@@ -28,10 +28,14 @@ local function read_meta(text)
 end
 
 -- Several texts in one, each behind its length.
-local function join(...)
+local function join_all(texts)
   local out = {}
-  for i, text in ipairs({...}) do out[i] = #text .. ':' .. text end
+  for i, text in ipairs(texts) do out[i] = #text .. ':' .. text end
   return table.concat(out)
+end
+
+local function join(...)
+  return join_all({...})
 end
 
 local function split(text)
@@ -59,7 +63,7 @@ local function entry_of(fields, tag)
     if fields[i] == 'key' and not string.find(fields[i + 1], '\0', 1, true) then key = fields[i + 1] end
   end
   if name == '' then name = string.match(tag, '/(.*)}$') end
-  return name, key, '\0' .. join(unpack(fields)), nil
+  return name, key, '\0' .. join_all(fields), nil
 end
 
 -- Whether a first lease lasts, by a row of the group's list of pending entries, and whose it is.

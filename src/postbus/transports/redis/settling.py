@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 from redis.exceptions import ResponseError
 
 from ...delivery import Ack, Bury, Delivery, Outcome, Release, Requeue
@@ -29,25 +30,20 @@ Pair = tuple[Delivery, Outcome | Delay]
 _SETTLED = Settled()
 
 
-class Receipt:
+class Receipt(msgspec.Struct, gc=False, eq=False):
     """Where a delivery is: `group` is empty when it is in the subscription's own store.
 
     `plain` says that it holds no key; `spent` that a settle was sent once: the next one must look closely.
     """
 
-    __slots__ = ("group", "id", "key", "owner", "plain", "spent", "subscription", "topic")
-
-    def __init__(
-        self, topic: str, subscription: str, group: bytes, entry: bytes, *, owner: str, key: bytes, plain: bool
-    ) -> None:
-        self.topic = topic
-        self.subscription = subscription
-        self.group = group
-        self.id = entry
-        self.owner = owner
-        self.key = key
-        self.plain = plain
-        self.spent = False
+    topic: str
+    subscription: str
+    group: bytes
+    id: bytes
+    owner: str
+    key: bytes
+    plain: bool
+    spent: bool = False
 
 
 class _Batch(NamedTuple):

@@ -3,7 +3,7 @@
 local stream = KEYS[1]
 local topic = tag_of(stream) .. ':c'
 local now = clock()
-local c = call('HMGET', topic, 'trimmed_at', 'retain')
+local c = call('HMGET', topic, 'trimmed_at', 'retain', 'tidied_at')
 if ARGV[1] ~= '' and ARGV[1] ~= c[2] then
   call('HSET', topic, 'retain', ARGV[1])
   c[2] = ARGV[1]
@@ -12,9 +12,24 @@ if c[1] and now - tonumber(c[1]) < tonumber(ARGV[2]) and now >= tonumber(c[1]) t
 if call('EXISTS', stream) == 0 then return 0 end
 local function less(a, b) return padded(a) < padded(b) end
 local until_id = nil
+local tidy = not c[3] or now - tonumber(c[3]) > 600000 or now < tonumber(c[3])
+if tidy then call('HSET', topic, 'tidied_at', string.format('%.0f', now)) end
+
+-- Each start of a worker makes a consumer of its own; those that hold nothing and were not seen for an hour go.
+local function forget_consumers(name)
+  for _, info in ipairs(call('XINFO', 'CONSUMERS', stream, name)) do
+    local consumer = {}
+    for i = 1, #info, 2 do consumer[info[i]] = info[i + 1] end
+    if consumer.pending == 0 and consumer.idle > 3600000 then
+      call('XGROUP', 'DELCONSUMER', stream, name, consumer.name)
+    end
+  end
+end
+
 for _, info in ipairs(call('XINFO', 'GROUPS', stream)) do
   local group = {}
   for i = 1, #info, 2 do group[info[i]] = info[i + 1] end
+  if tidy then forget_consumers(group.name) end
   local needs
   if group.pending > 0 then
     needs = call('XPENDING', stream, group.name)[2]
@@ -32,6 +47,5 @@ if retain > 0 then
   if not until_id or less(kept, until_id) then until_id = kept end
 end
 call('HSET', topic, 'trimmed_at', string.format('%.0f', now))
-call('ZREMRANGEBYSCORE', tag_of(stream) .. ':z', '-inf', now)
 if ARGV[3] == '1' then return call('XTRIM', stream, 'MINID', until_id) end
 return call('XTRIM', stream, 'MINID', '~', until_id, 'LIMIT', 100000)
