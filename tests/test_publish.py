@@ -353,6 +353,23 @@ def test_a_forked_child_publishes_on_connections_of_its_own(tmp_path: Path) -> N
     assert sorted(key for _, key in seen) == ["child-1", "child-2", "parent"]
 
 
+def test_a_forked_child_that_leaves_its_parents_block_closes_nothing(tmp_path: Path) -> None:
+    bus = sqlite_bus(tmp_path)
+    in_child = False
+    status = 1
+    try:
+        with bus:
+            pid = os.fork()
+            in_child = pid == 0
+            if not in_child:
+                assert os.waitpid(pid, 0)[1] == 0
+                bus.publish_sync(OrderPlaced("still open"))
+        status = 0
+    finally:
+        if in_child:
+            os._exit(status)
+
+
 def test_a_bus_in_memory_is_not_shared_with_a_forked_child() -> None:
     bus = Bus()
     with bus:

@@ -108,8 +108,8 @@ class Lifecycle:
                 raise
 
     async def close(self) -> None:
-        """Close the transport; only the last of several does."""
-        if self._opens == 0:
+        """Close the transport; only the last of several does, and never a forked child: it is the parent's."""
+        if self._opens == 0 or self._pid != os.getpid():
             return
         self._opens -= 1
         if self._opens == 0:
@@ -125,6 +125,8 @@ class Lifecycle:
 
     def close_sync(self) -> None:
         """As `close`, for a caller without an event loop."""
+        if self._pid != os.getpid():
+            return
         self.run(self.close())
         if self._opens == 0 and self._portal is not None:
             self._portal.close()
