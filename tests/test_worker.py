@@ -465,6 +465,25 @@ async def test_what_outlives_the_grace_is_cancelled_and_handed_back_with_no_atte
     assert attempts == [1, 1]
 
 
+async def test_a_drain_that_runs_out_of_time_hands_back_what_still_runs(make: Make) -> None:
+    bus = make()
+    attempts: list[int] = []
+
+    @bus.subscriber(OrderPlaced, name="slow")
+    async def slow(event: OrderPlaced, context: DeliveryContext) -> None:
+        attempts.append(context.attempt)
+        if len(attempts) == 1:
+            await asyncio.Event().wait()
+
+    async with bus:
+        await bus.publish(OrderPlaced("o-1"))
+        async with asyncio.timeout(20):
+            with pytest.raises(TimeoutError, match="slow"):
+                await bus.drain(timeout=0.1)
+        await bus.drain()
+    assert attempts == [1, 1]
+
+
 async def test_a_long_run_keeps_its_lease(make: Make) -> None:
     bus = make(lease=0.2)
     starts: list[str] = []

@@ -374,13 +374,14 @@ class Bus(Router):
         """Run all deliverable work here until nothing is left; for tests and scripts.
 
         Retries and delayed events that come due before `timeout` are waited for, later ones are left; paused
-        subscriptions and dead letters do not count.  With a manual clock only what is due now is run.
+        subscriptions and dead letters do not count.  With a manual clock only what is due now is run.  What still runs
+        after `timeout` is cancelled and handed back, unless `grace=` gives it longer.
 
         Raises:
             TimeoutError: when work that could run was not finished in time, naming where it stands.
         """
         until = time.monotonic() + seconds(timeout, "timeout")
-        async with self.worker(draining=True, **options) as worker:
+        async with self.worker(draining=True, **{"grace": 0, **options}) as worker:
             await self._background.drain(worker, until)
 
     # -- see
