@@ -39,8 +39,8 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 class TestRedis(TransportSuite):
-    lease = 0.4
-    patience = 8.0
+    lease = 0.8
+    patience = 10.0
 
     @pytest.fixture(autouse=True)
     def _place(self, server: str) -> None:

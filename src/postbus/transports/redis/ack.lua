@@ -1,22 +1,41 @@
 -- KEYS: stream.  ARGV: subscription, 'each', then for each delivery: group ('' for the own store), id, fence, owner, key.
--- Or, when all are first leases of one group that were never settled before: subscription, group, their least fence, ids.
+-- Or, when all are first leases of one group that were never settled before: subscription, group, their least fence, count,
+-- ids, keys.
 -- Returns '1' (done) or '0' (lost) for each; '' when they must be looked at each by itself.
 local stream, sub = KEYS[1], ARGV[1]
 local tag = tag_of(stream)
 local own = tag .. ':' .. sub
-local c = call('HMGET', own .. ':c', 'ordered', 'sweep_at', 'swept')
+local c = call('HMGET', own .. ':c', 'ordered', 'sweep_at', 'swept', 'shared')
 local ordered = c[1] == '1'
 local now = clock()
 -- Until then no first lease can have ended, and an acknowledgement needs no look.
 local ended = c[2] and tonumber(c[2]) <= now
+
+-- Nobody waits behind any key, and each is held once: then they are free without a look at each.
+local function free_all(first)
+  if c[4] == '1' or call('ZCARD', own .. ':w') > 0 then
+    local freed = false
+    for i = first, #ARGV do
+      if ARGV[i] ~= '' then freed = free(own, ARGV[i], now) or freed end
+    end
+    if freed then ring_subscription(tag, sub, now) end
+    return
+  end
+  for i = first, #ARGV, 1000 do
+    call('HDEL', own .. ':t', unpack(ARGV, i, math.min(i + 999, #ARGV)))
+  end
+end
+
 if ARGV[2] ~= 'each' then
   -- What was claimed after the last sweep that found something is still leased.
-  if ordered or ended or (c[3] and tonumber(c[3]) >= tonumber(ARGV[3])) then return '' end
-  local done = 0
-  for i = 4, #ARGV, 1000 do
-    done = done + call('XACK', stream, ARGV[2], unpack(ARGV, i, math.min(i + 999, #ARGV)))
+  if ended or (c[3] and tonumber(c[3]) >= tonumber(ARGV[3])) then return '' end
+  local count, done = tonumber(ARGV[4]), 0
+  for i = 5, 4 + count, 1000 do
+    done = done + call('XACK', stream, ARGV[2], unpack(ARGV, i, math.min(i + 999, 4 + count)))
   end
-  return string.rep(done == 0 and '0' or '1', #ARGV - 3)
+  if done == 0 then return string.rep('0', count) end
+  if ordered then free_all(5 + count) end
+  return string.rep('1', count)
 end
 local results, freed = {}, false
 for i = 3, #ARGV, 5 do

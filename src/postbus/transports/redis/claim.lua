@@ -109,12 +109,29 @@ local function acknowledge(T, ids)
   end
 end
 
+-- Which keys of these entries are held, and from now on those that are not.
+local function busy_keys(T, entries)
+  local keys, busy = {}, {}
+  for i, entry in ipairs(entries) do
+    local _, key = entry_of(entry[2], T.tag)
+    keys[i] = key
+  end
+  local held = #keys > 0 and call('HMGET', T.own .. ':t', unpack(keys)) or {}
+  for i, key in ipairs(keys) do busy[key] = busy[key] or held[i] ~= false end
+  return busy
+end
+
 -- Whether the entry may be handed out at once; else it moves to the own store.
-local function admit(T, id, name, key, envelope, due)
+local function admit(T, id, name, key, envelope, due, busy, taken)
   local late = due ~= nil and due > now
   local held = false
   if T.ordered and key ~= '' then
-    held = call('HSETNX', T.own .. ':t', key, 1) == 0
+    held = busy[key]
+    if not held then
+      busy[key] = true
+      taken[#taken + 1] = key
+      taken[#taken + 1] = '1'
+    end
   end
   if not held and not late then return true end
   local eid = padded(id)
@@ -142,10 +159,12 @@ local function take_new(T)
     if read and read.err then return read end
     if not read then break end
     local entries = read[1][2]
+    local busy = T.ordered and busy_keys(T, entries)
+    local taken = {}
     for _, entry in ipairs(entries) do
       local id = entry[1]
       local name, key, envelope, due = entry_of(entry[2], T.tag)
-      if not wanted(T, name, id) or not admit(T, id, name, key, envelope, due) then
+      if not wanted(T, name, id) or not admit(T, id, name, key, envelope, due, busy, taken) then
         moved[#moved + 1] = id
       else
         local n = #out
@@ -153,6 +172,7 @@ local function take_new(T)
         count, got = count + 1, got + 1
       end
     end
+    if #taken > 0 then call('HSET', T.own .. ':t', unpack(taken)) end
     budget = budget - #entries
     if #entries < asked then break end
   end

@@ -138,7 +138,7 @@ class Claiming:
         topic, group, owner = direct.topic, direct.group, ask.owner
         for n, (entry, fields) in enumerate(entries, fence):
             event_name, key, packed = words_of(topic, fields)
-            receipt = Receipt(topic, number, group, entry, owner, key, plain=True)
+            receipt = Receipt(topic, number, group, entry, owner, key)
             try:
                 envelope = envelope_of(topic, entry, event_name, key, packed)
             except Malformed as error:
@@ -220,12 +220,11 @@ def _part(reply: Sequence[Any], ask: _Ask, topics: Sequence[str]) -> _Part:
     while place < len(reply):
         at, group, first, count = reply[place : place + 4]
         topic = topics[at - 1]
-        plain = bool(group) and not ask.record.spec.ordered
         place += 4
         width = 4 if group else 5
         for fence, start in enumerate(range(place, place + width * count, width), int(first)):
             entry, event_name, key, packed = reply[start : start + 4]
-            receipt = Receipt(topic, number, group, entry, owner, key, plain=plain)
+            receipt = Receipt(topic, number, group, entry, owner, key)
             attempt = 1 if group else reply[start + 4]
             try:
                 envelope = envelope_of(topic, entry, event_name, key, packed)

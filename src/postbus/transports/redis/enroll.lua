@@ -41,6 +41,7 @@ end
 
 -- What is under way holds its key from now on.
 local function put_in_order(own, group)
+  call('HSET', own .. ':c', 'shared', '1')  -- several may hold one key
   local from = '-'
   while true do
     local rows = call('XPENDING', stream, group, from, '+', 500)
@@ -68,6 +69,7 @@ local function free_order(own)
     make_ready(own, eid, due, now)
   end
   call('DEL', own .. ':w', own .. ':t', own .. ':p')
+  call('HDEL', own .. ':c', 'shared')
 end
 
 if sub ~= '' then

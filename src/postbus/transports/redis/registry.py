@@ -16,7 +16,7 @@ from ...event import is_pattern, topic_of
 from ...transport import Conflict, SubscriptionSpec
 from .wire import pairs
 
-__all__ = ["Change", "Keys", "Record", "Registry", "fingerprint", "lua_wants"]
+__all__ = ["Change", "Keys", "Record", "Registry", "fingerprint", "lua_wants", "topics_of"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from .registry import Keys
 from .scripts import ACK, MOVE, Script
 from .wire import packed_failure
 
-__all__ = ["Delay", "Receipt", "Settling"]
+__all__ = ["Delay", "Pair", "Receipt", "Settling"]
 
 
 class Delay(NamedTuple):
@@ -33,7 +33,7 @@ _SETTLED = Settled()
 class Receipt(msgspec.Struct, gc=False, eq=False):
     """Where a delivery is: `group` is empty when it is in the subscription's own store.
 
-    `plain` says that it holds no key; `spent` that a settle was sent once: the next one must look closely.
+    `spent` says that a settle was sent once: the next one must look closely.
     """
 
     topic: str
@@ -42,7 +42,6 @@ class Receipt(msgspec.Struct, gc=False, eq=False):
     id: bytes
     owner: str
     key: bytes
-    plain: bool
     spent: bool = False
 
 
@@ -142,18 +141,19 @@ def _nothing(_: int) -> None:
 def _batch(receipt: Receipt, outcome: Outcome | Delay) -> _Batch:
     if type(outcome) is not Ack:
         return _Batch(MOVE, receipt.topic, receipt.subscription, b"")
-    at_once = receipt.plain and not receipt.spent
-    return _Batch(ACK, receipt.topic, receipt.subscription, receipt.group if at_once else b"")
+    return _Batch(ACK, receipt.topic, receipt.subscription, b"" if receipt.spent else receipt.group)
 
 
 def _args(batch: _Batch, pairs: Sequence[Pair]) -> list[Any]:
     """What the script is told."""
     if batch.group:
         least = min(delivery.fence for delivery, _ in pairs)
-        return [batch.subscription, batch.group, least, *(delivery.receipt.id for delivery, _ in pairs)]
+        receipts: list[Receipt] = [delivery.receipt for delivery, _ in pairs]
+        keys = (receipt.key for receipt in receipts)
+        return [batch.subscription, batch.group, least, len(pairs), *(receipt.id for receipt in receipts), *keys]
     args: list[Any] = [batch.subscription, *(("each",) if batch.script is ACK else ())]
     for delivery, outcome in pairs:
-        receipt: Receipt = delivery.receipt
+        receipt = delivery.receipt
         args += (receipt.group, receipt.id, delivery.fence, receipt.owner)
         args += (receipt.key,) if batch.script is ACK else _words(outcome)
     return args
