@@ -197,6 +197,30 @@ async def test_a_time_further_ahead_than_its_lease_is_of_another_boot(
     assert await suspects(far) == 1
 
 
+async def test_no_fence_is_given_again_though_claims_may_be_lost_with_the_power(path: Path) -> None:
+    fences: list[int] = []
+    for _ in range(3):
+        transport = await opened(path)
+        await transport.append(items(2))
+        fences += [delivery.fence for delivery in (await claim(transport, limit=1)).deliveries]
+        on_disk = stored(path)
+        fences += [delivery.fence for delivery in (await claim(transport, limit=1)).deliveries]
+        await transport.close()
+        fail_power(path, on_disk)
+    assert fences == sorted(set(fences))
+
+
+def stored(path: Path) -> tuple[bytes, bytes]:
+    """The file and its log, as they are now."""
+    return path.read_bytes(), path.with_name("shop.db-wal").read_bytes()
+
+
+def fail_power(path: Path, on_disk: tuple[bytes, bytes]) -> None:
+    """What came after that was not forced to disk, and is gone."""
+    path.write_bytes(on_disk[0])
+    path.with_name("shop.db-wal").write_bytes(on_disk[1])
+
+
 _KILLED = """
 import asyncio, os, sys
 from pathlib import Path

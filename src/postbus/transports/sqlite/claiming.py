@@ -21,6 +21,10 @@ __all__ = ["Claiming"]
 
 _NOTHING = Claimed(())
 
+# A claim need not survive a power loss: then all its owners are gone.  But its fence must not be given again, and so
+# each process begins this far from whatever reached the disk.
+_LEAP = 1_000_000
+
 # What is claimed: the event's number, which attempt it is, and the failure it carries.
 _Taken = tuple[int, int, bytes | None]
 
@@ -34,6 +38,7 @@ class Claiming:
         self._connection = connection
         self._liveness = liveness
         self._now = now
+        self.leapt = False
         self._state = tables(
             "SELECT id, paused, EXISTS (SELECT 1 FROM {ready} WHERE subscription = s.id), "
             "(SELECT min(due) FROM {later} WHERE subscription = s.id), "
@@ -91,7 +96,8 @@ class Claiming:
         if place.paused or limit < 1:
             return _NOTHING
         self._liveness.extend(owner, lease)
-        transaction.fence += 1
+        before = transaction.fence
+        transaction.fence += 1 if self.leapt else _LEAP
         due, _ = transaction.execute(self._rest, (place.id, place.id)).fetchone()
         given: list[Delivery] = []
         while len(given) < limit and (taken := self._take(transaction, place, limit - len(given), due, alone=alone)):
@@ -100,9 +106,14 @@ class Claiming:
                 break
             due = None if due is None else transaction.execute(self._rest, (place.id, place.id)).fetchone()[0]
         if not given:
-            transaction.fence -= 1
+            transaction.fence = before
+        elif not self.leapt:
+            transaction.ended.append(lambda: self._landed(transaction))
         due, suspects = transaction.execute(self._rest, (place.id, place.id)).fetchone()
         return Claimed(given, None if due is None else max(0.0, due - transaction.now), bool(suspects))
+
+    def _landed(self, transaction: Transaction) -> None:
+        self.leapt = self.leapt or transaction.committed
 
     # -- taking
 

@@ -93,6 +93,7 @@ class House:
             clock=clock,
             rung=self.doorbell.ring,
             upkeep=self._look_after,
+            synchronous=self._synchronous,
         )
         self.settling = Settling(tables)
         self.claiming = Claiming(tables, main, self.liveness, clock.time)
@@ -172,7 +173,7 @@ class House:
             self.liveness.sweep(transaction)  # type: ignore[arg-type]
             return True
 
-        self.writer.post(Operation(act, self.writer.deadline(self.patience), peek=peek))
+        self.writer.post(Operation(act, self.writer.deadline(self.patience), peek=peek, durable=False))
 
     # -- upkeep
 
@@ -180,7 +181,9 @@ class House:
         return self._upkeep.look(self._tidy, self.writer.fold, self.writer.served_at)
 
     def _tidy(self) -> bool:
-        operation = Operation(self._upkeep.tidy, self.writer.deadline(self.patience), peek=self._upkeep.peek)
+        operation = Operation(
+            self._upkeep.tidy, self.writer.deadline(self.patience), peek=self._upkeep.peek, durable=False
+        )
         self.writer.serve_here(operation)
         # Busy or full: the next look tries again, and callers hear of it themselves.
         return operation.error is None and bool(operation.value)

@@ -27,8 +27,8 @@ class Ids:
     """The statements on remembered ids."""
 
     def __init__(self, tables: Tables) -> None:
-        self._single = tables("SELECT id FROM {seen} WHERE bucket IN (?, ?) AND id BETWEEN ? AND ? LIMIT ?")
-        self._shared = tables(
+        self._find = tables(
+            "SELECT id FROM {seen} WHERE bucket IN (?, ?) AND id BETWEEN ? AND ? UNION ALL "
             "SELECT ids FROM {seen_together} WHERE bucket IN (?, ?) AND low BETWEEN ? AND ? AND high >= ? LIMIT ?"
         )
         self._remember = Inserter(tables("INSERT INTO {seen} (bucket, id)"), 2)
@@ -65,15 +65,12 @@ class Ids:
     def _between(self, execute: Execute, bucket: int, low: bytes, high: bytes) -> set[bytes] | None:
         """What is remembered between two ids; None when that is too much to fetch."""
         limit = -1 if low == high else _COMPARED
-        singles = execute(self._single, (bucket - 1, bucket, low, high, limit)).fetchall()
         earliest = max(0, _milliseconds(low) - _MOMENT).to_bytes(6, "big")
-        shared = execute(self._shared, (bucket - 1, bucket, earliest, high, low, limit)).fetchall()
-        if limit in (len(singles), len(shared)):
+        values = (bucket - 1, bucket, low, high, bucket - 1, bucket, earliest, high, low, limit)
+        rows = execute(self._find, values).fetchall()
+        if len(rows) == limit:
             return None
-        found = {row[0] for row in singles}
-        for (ids,) in shared:
-            found.update(ids[at : at + 16] for at in range(0, len(ids), 16))
-        return found
+        return {ids[at : at + 16] for (ids,) in rows for at in range(0, len(ids), 16)}
 
 
 def _moments(ids: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

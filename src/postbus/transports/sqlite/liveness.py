@@ -26,7 +26,7 @@ from .schema import Tables
 from .spans import matching
 from .store import Transaction, patiently, translated
 
-__all__ = ["Liveness", "Renewer", "Roll"]
+__all__ = ["Liveness", "Renewer", "Roll", "info_of"]
 
 T = TypeVar("T")
 

@@ -23,9 +23,10 @@ class Operation(Generic[T]):
         deadline: on the monotonic clock; work that could not start by then is never done.
         peek: an answer without a transaction, or None when one is needed.
         orphan: told the answer that nobody waits for any more.
+        durable: whether it is to survive a power loss, where the transport promises that.
     """
 
-    __slots__ = ("_begun", "act", "deadline", "error", "future", "gate", "loop", "orphan", "peek", "value")
+    __slots__ = ("_begun", "act", "deadline", "durable", "error", "future", "gate", "loop", "orphan", "peek", "value")
 
     def __init__(
         self,
@@ -34,11 +35,13 @@ class Operation(Generic[T]):
         *,
         peek: Callable[[sqlite3.Connection], T | None] | None = None,
         orphan: Callable[[T], None] | None = None,
+        durable: bool = True,
     ) -> None:
         self.act = act
         self.deadline = deadline
         self.peek = peek
         self.orphan = orphan
+        self.durable = durable
         self.value: T | None = None
         self.error: BaseException | None = None
         self.future: asyncio.Future[T] | None = None

@@ -22,6 +22,9 @@ __all__ = ["Present", "Reading", "who_is_there"]
 
 # Rows read at once while looking for those that match what SQL cannot say.
 _CHUNK = 500
+_CORRELATED = (
+    "CASE WHEN typeof(headers) = 'text' AND json_valid(headers) THEN json_extract(headers, '$.correlationid') END = ?"
+)
 _EVENT_COLUMNS = ", ".join(f"e.{column}" for column in COLUMNS.split(", "))
 
 _Condition = tuple[str, tuple[Any, ...]]
@@ -164,13 +167,7 @@ class Reading:
         if query.key is not None:
             conditions.append(("key = ?", (query.key,)))
         if query.correlation_id is not None:
-            conditions.append(
-                (
-                    "CASE WHEN typeof(headers) = 'text' AND json_valid(headers) "
-                    "THEN json_extract(headers, '$.correlationid') END = ?",
-                    (query.correlation_id,),
-                )
-            )
+            conditions.append((_CORRELATED, (query.correlation_id,)))
         search = _Search("SELECT seq, {columns} FROM {event} {where} ORDER BY seq DESC LIMIT ?", conditions, "seq < ?")
         search.named(query.name, "name", 2)
         rows = self._pages(search, limit)

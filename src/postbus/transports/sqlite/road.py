@@ -180,6 +180,7 @@ class SqliteTransport(Inspection):
             house.writer.deadline(self._patience),
             peek=lambda connection: house.claiming.peek(connection, subscription, lease=lease, alone=alone),
             orphan=lambda claimed: self._release(house, claimed),
+            durable=not house.claiming.leapt,
         )
         return await house.writer.run(operation, drop=True)
 

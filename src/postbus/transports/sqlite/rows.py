@@ -11,7 +11,17 @@ import msgspec
 from ...delivery import Failure
 from ...envelope import Envelope
 
-__all__ = ["COLUMNS", "Malformed", "envelope_of", "failure_of", "headers_text", "lenient", "packed", "salvaged"]
+__all__ = [
+    "COLUMNS",
+    "Broken",
+    "Malformed",
+    "envelope_of",
+    "failure_of",
+    "headers_text",
+    "lenient",
+    "packed",
+    "salvaged",
+]
 
 # In the order of `envelope_of`'s row.
 COLUMNS = "id, name, topic, key, micros, version, format, body, expires, headers"

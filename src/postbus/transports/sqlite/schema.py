@@ -13,7 +13,7 @@ from uuid import uuid4
 from ...errors import ConfigError
 from ...event import valid_name
 
-__all__ = ["FORMAT", "Tables", "create"]
+__all__ = ["FORMAT", "Tables", "create", "create_workers"]
 
 # Grows when an older postbus could no longer read the tables.
 FORMAT = 1

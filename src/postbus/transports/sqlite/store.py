@@ -21,6 +21,7 @@ from .spans import Execute
 __all__ = [
     "Busy",
     "CommitLost",
+    "Connection",
     "Full",
     "Transaction",
     "connect_effects",

@@ -50,6 +50,7 @@ class Writer:
         clock: Clock,
         rung: Callable[[list[str]], None],
         upkeep: Callable[[], float | None],
+        synchronous: str,
     ) -> None:
         self.connection = connection
         self.routing = RoutingCache(tables)
@@ -61,6 +62,7 @@ class Writer:
         self._clock = clock
         self._rung = rung
         self._upkeep = upkeep
+        self._level = self._promised = synchronous
         self._counters = tables("SELECT seq, fence, revision FROM {meta}")
         self._count = tables("UPDATE {meta} SET seq = ?, fence = ?, revision = ?")
         self._lock = threading.Lock()
@@ -233,6 +235,7 @@ class Writer:
         try:
             while True:
                 try:
+                    self._be_durable(any(operation.durable for operation in todo))
                     self._execute("BEGIN IMMEDIATE")
                     self._place.check()
                 except sqlite3.Error as error:
@@ -255,6 +258,13 @@ class Writer:
         finally:
             if in_door:
                 self._turnstile.leave()
+
+    def _be_durable(self, needed: bool) -> None:  # noqa: FBT001 - the one thing it is about
+        """Force the next commit to disk, or leave it to one that needs that, which takes all before it along."""
+        level = self._promised if needed else "NORMAL"
+        if level != self._level:
+            self._execute(f"PRAGMA synchronous = {level}")
+            self._level = level
 
     def _expire(self, todo: list[Operation[Any]]) -> bool:
         """Refuse those whose time is up; whether any are left."""
