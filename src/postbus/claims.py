@@ -52,7 +52,7 @@ class Claims:
         self._owner = owner
         self._lease = lease
         self._poll_after = poll
-        self._declare = declare
+        self.declare = declare
         self._spawn = spawn
         self._open = open
         self._ready = ready
@@ -188,7 +188,7 @@ class Claims:
 
     async def _declare_again(self) -> None:
         try:
-            await self._declare()
+            await self.declare()
         except TransportBroken:
             raise
         except TransportError as error:

@@ -73,7 +73,6 @@ class Worker:
         self.failure: BaseException | None = None
         self._transport = transport
         self._counters = counters
-        self._declare = declare
         self._threads = threads
         self._lanes = {d.subscriber.name: Lane(d, isolated=isolate is not None) for d in dispatches}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -136,7 +135,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
         self._state = "running"
-        await self._declare()
+        await self._claims.declare()
         self._leases = Leases(
             self._transport.renewer(),
             self.settings.lease,
