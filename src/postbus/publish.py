@@ -141,7 +141,8 @@ class Publisher:
             try:
                 for event, item in sealed:
                     self._take(mine, event, item)
-                    await self._handlers.call(event, self._contexts(item.envelope, mine.within))
+                    if not self._handlers.bare(event):
+                        await self._handlers.call(event, self._contexts(item.envelope, mine.within))
             finally:
                 mine.open = False
                 current.reset(token)
@@ -197,8 +198,9 @@ class Publisher:
             try:
                 for event, item in sealed:
                     self._take(mine, event, item)
-                    contexts = self._contexts(item.envelope, mine.within)
-                    self._handlers.call_with(event, contexts, "bus.publish(...)")
+                    if not self._handlers.bare(event):
+                        contexts = self._contexts(item.envelope, mine.within)
+                        self._handlers.call_with(event, contexts, "bus.publish(...)")
             finally:
                 mine.open = False
                 current.reset(token)
