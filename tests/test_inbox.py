@@ -82,6 +82,39 @@ async def test_effects_and_consequences_commit_with_the_done_mark(path: Path, as
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])
+async def test_after_commit_handlers_of_what_it_publishes_wait_for_its_commit(path: Path, asynchronous: bool) -> None:
+    bus = Bus(f"sqlite:///{path}")
+    seen: list[tuple[str, list[str]]] = []
+
+    @bus.on(OrderBilled, after_commit=True)
+    def told(event: OrderBilled) -> None:
+        seen.append((event.order_id, bills(path)))
+
+    def bill(event: OrderPlaced, context: DeliveryContext) -> None:
+        context.tx.execute("INSERT INTO bill VALUES (?)", (event.order_id,))
+        context.publish_sync(OrderBilled(f"{event.order_id}, attempt {context.attempt}"))
+        context.tx.execute("SAVEPOINT s")
+        context.publish_sync(OrderBilled("taken back"))
+        context.tx.execute("ROLLBACK TO s")
+        if context.attempt == 1:
+            raise RuntimeError("not yet")
+
+    async def bill_async(event: OrderPlaced, context: DeliveryContext) -> None:
+        context.tx.execute("INSERT INTO bill VALUES (?)", (event.order_id,))
+        await context.publish(OrderBilled(f"{event.order_id}, attempt {context.attempt}"))
+        if context.attempt == 1:
+            raise RuntimeError("not yet")
+
+    retry = Retry(attempts=2, delay=0.01)
+    bus.add_subscriber(bill_async if asynchronous else bill, OrderPlaced, name="bill", transactional=True, retry=retry)
+    async with bus:
+        await bus.publish(OrderPlaced("o-1"))
+        await bus.drain()
+        assert await bus.dead.list() == []
+    assert seen == [("o-1, attempt 2", ["o-1"])]
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
 async def test_an_error_takes_the_effects_back_and_the_policy_decides(path: Path, asynchronous: bool) -> None:
     bus = Bus(f"sqlite:///{path}")
     attempts: list[int] = []

@@ -22,6 +22,7 @@ from .observe import Counters, Observer, log
 from .slots import Isolate
 from .subscription import Subscriber
 from .threads import Threads
+from .transaction import Followers
 from .transport import SubscriptionStats, Transacting
 from .worker import Worker, WorkerSettings
 
@@ -37,6 +38,7 @@ class Background:
         life: the transport.
         subscribers: those the program declares.
         unknown_after: seconds for which an unknown event is offered to others.
+        followers: what happens around the commits of transactional subscribers.
     """
 
     bus: Publishes
@@ -48,6 +50,7 @@ class Background:
     middleware: Sequence[AroundDelivery]
     settings: WorkerSettings
     unknown_after: float
+    followers: Followers
 
     def worker(
         self,
@@ -112,7 +115,7 @@ class Background:
     def dispatches(self, subscribers: Iterable[Subscriber], threads: Threads) -> list[Dispatch]:
         """What runs the deliveries of each; `def` subscribers run in these threads."""
         transport = self.life.transport
-        transactions = Inbox(transport) if isinstance(transport, Transacting) else None
+        transactions = Inbox(transport, self.followers) if isinstance(transport, Transacting) else None
         return [
             Dispatch(
                 subscriber,

@@ -33,8 +33,8 @@ from .router import Handler, Router
 from .slots import Isolate
 from .subscription import Subscriber
 from .threads import Threads
-from .transaction import Followers, Transaction
-from .transport import Enlisting, SubscriptionSpec, Transport, WorkerInfo
+from .transaction import Transaction
+from .transport import SubscriptionSpec, Transport, WorkerInfo
 from .worker import Worker, WorkerSettings
 
 __all__ = ["Bus"]
@@ -129,6 +129,7 @@ class Bus(Router):
             middleware=[m for m in middleware if isinstance(m, AroundDelivery)],
             settings=_worker_settings(concurrency, lease, grace),
             unknown_after=seconds(unknown_after, "unknown_after"),
+            followers=self._publisher.followers,
         )
         self._address = address
         self._observers: tuple[Observer, ...] = ()
@@ -297,15 +298,7 @@ class Bus(Router):
 
         `publish(..., within=tx)` stores in it, and after-commit handlers run when it has committed.
         """
-        return Transaction(
-            connection, Followers(self._surviving, self._publisher.run_after, self._publisher.run_after_sync)
-        )
-
-    def _surviving(self, connection: Any, ids: Sequence[bytes]) -> set[bytes]:
-        transport = self._life.transport
-        if isinstance(transport, Enlisting):
-            return set(transport.surviving(connection, ids))
-        return set(ids)
+        return Transaction(connection, self._publisher.followers)
 
     # -- background
 

@@ -22,7 +22,7 @@ from .gathering import Gathering, current, gather, joined, outer_of
 from .local import Handlers
 from .middleware import AroundPublish, Publishing, entered
 from .observe import Counters, Fact, Published
-from .transaction import After, Transaction, connection_of
+from .transaction import After, Followers, Pending, Transaction, connection_of
 from .transport import Append, Direct, Duplicate, Enlisting, Immediate, Outgoing, Refused, Stored, Transport, Unknown
 
 __all__ = ["Options", "Publisher"]
@@ -73,6 +73,7 @@ class Publisher:
         self._timeout = timeout
         self._require = require_subscription
         self._courier: Courier | None = None
+        self.followers = Followers(self._surviving, self.run_after, self.run_after_sync)
         self.observers: tuple[Callable[[Fact], None], ...] = ()
 
     def bind(self, transport: Transport) -> None:
@@ -236,10 +237,19 @@ class Publisher:
 
     def _sent(self, mine: Gathering) -> bool:
         """Whether after-commit handlers may run now; in a transaction they wait for its commit."""
-        if isinstance(mine.within, Transaction):
+        pending = self._pending(mine.within)
+        if pending is not None:
             for event, envelope in mine.after:
-                mine.within.follow(event, envelope)
+                pending.follow(event, envelope)
         return mine.within is None
+
+    def _pending(self, within: Any) -> Pending | None:
+        """What waits for the commit of a transaction, where that is known to us."""
+        return within.pending if isinstance(within, Transaction) else self.followers.joined.get(id(within))
+
+    def _surviving(self, connection: Any, ids: Sequence[bytes]) -> set[bytes]:
+        transport = self._transport
+        return set(transport.surviving(connection, ids)) if isinstance(transport, Enlisting) else set(ids)
 
     async def run_after(self, after: Sequence[After]) -> None:
         """Run the after-commit handlers of events that are stored."""
@@ -348,8 +358,7 @@ class Publisher:
     def _check_within(self, sealed: Sequence[tuple[object, Outgoing]], within: Any) -> None:
         if isinstance(within, Transaction):
             within.refuse_ended()
-            return
-        if within is None:
+        if within is None or self._pending(within) is not None:
             return
         for event, item in sealed:
             if after := self._handlers.route(event).after:

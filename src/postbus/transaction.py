@@ -10,15 +10,19 @@ from typing import Any, Self
 from .envelope import Envelope
 from .errors import ConfigError
 
-__all__ = ["After", "Followers", "Transaction", "connection_of"]
+__all__ = ["After", "Followers", "Pending", "Transaction", "connection_of"]
 
 After = tuple[object, Envelope]
 
 
 class Followers:
-    """What the bus does around the commit of a transaction: told once, by the bus."""
+    """What the bus does around the commit of a transaction: told once, by the bus.
 
-    __slots__ = ("run", "run_sync", "surviving")
+    Attributes:
+        joined: what waits for the commits of transactional subscribers, by the id of their connections.
+    """
+
+    __slots__ = ("joined", "run", "run_sync", "surviving")
 
     def __init__(
         self,
@@ -29,6 +33,29 @@ class Followers:
         self.surviving = surviving
         self.run = run
         self.run_sync = run_sync
+        self.joined: dict[int, Pending] = {}
+
+
+class Pending:
+    """The events published in one transaction whose after-commit handlers wait for its commit."""
+
+    __slots__ = ("_after", "_connection", "_followers")
+
+    def __init__(self, connection: Any, followers: Followers) -> None:
+        self._connection = connection
+        self._followers = followers
+        self._after: list[After] = []
+
+    def follow(self, event: object, envelope: Envelope) -> None:
+        """Remember one."""
+        self._after.append((event, envelope))
+
+    def surviving(self) -> Sequence[After]:
+        """Those that no savepoint has taken back; asked just before the commit."""
+        if not self._after:
+            return ()
+        kept = self._followers.surviving(self._connection, [envelope.id_bytes for _, envelope in self._after])
+        return [(event, envelope) for event, envelope in self._after if envelope.id_bytes in kept]
 
 
 class Transaction:
@@ -39,6 +66,7 @@ class Transaction:
 
     Attributes:
         connection: the raw connection.
+        pending: what waits for its commit.
     """
 
     def __init__(self, connection: Any, followers: Followers) -> None:
@@ -48,12 +76,8 @@ class Transaction:
             )
         self.connection = connection
         self._followers = followers
-        self._after: list[After] = []
+        self.pending = Pending(connection, followers)
         self._open = False
-
-    def follow(self, event: object, envelope: Envelope) -> None:
-        """Remember an event whose after-commit handlers wait for the commit."""
-        self._after.append((event, envelope))
 
     def refuse_ended(self) -> None:
         """Raise when nobody will commit what is written to it.
@@ -79,15 +103,13 @@ class Transaction:
         if failed:
             self.connection.rollback()
             return ()
-        kept: set[bytes] = set()
-        if self._after:  # a savepoint may have taken some of them back
-            kept = self._followers.surviving(self.connection, [envelope.id_bytes for _, envelope in self._after])
+        after = self.pending.surviving()
         try:
             self.connection.commit()
         except BaseException:
             self.connection.rollback()
             raise
-        return [(event, envelope) for event, envelope in self._after if envelope.id_bytes in kept]
+        return after
 
     def __enter__(self) -> Self:
         self._begin()
