@@ -222,7 +222,7 @@ class Supervisor:
             log.warning("worker %d (pid %d) abandoned what it ran", child.index, child.process.pid)
             if self._stopping:
                 self._code = self._code or ABANDONED
-        elif self._stopping and child.process.returncode > 0:
+        elif self._stopping and child.ready and child.process.returncode > 0:
             self._code = self._code or FAILED
 
     # -- start and stop
