@@ -93,17 +93,17 @@ class Office:
         names = {spec.name for spec in specs} - {conflict.subscription for conflict in change.conflicts}
         records = [registry.by_name[name] for name in sorted(names) if name in registry.by_name]
         places = [(record, topic) for record in records for topic in registry.topics(record)]
-        earliest = {t for r, t in places if change.starts.get(r.number) == "0"}
+        earliest = {topic for record, topic in places if record.number in change.records and record.start == "0"}
         if earliest:
             trims = [(TRIM, [self.keys.stream(topic)], [self._retain, 0, "1"]) for topic in sorted(earliest)]
             await self._line.run_each(*trims)
-        await self.make_known(places, change.starts)
+        await self.make_known(places)
 
-    async def make_known(self, places: Sequence[tuple[Record, str]], starts: Mapping[int, str]) -> None:
+    async def make_known(self, places: Sequence[tuple[Record, str]], start: str | None = None) -> None:
         """Make topics know subscriptions as they are declared now; where they do already, nothing happens."""
         for begin in range(0, len(places), 200):
             scripts = [
-                (ENROLL, [self.keys.stream(topic)], _enrolment(record, topic, starts.get(record.number, "$")))
+                (ENROLL, [self.keys.stream(topic)], _enrolment(record, topic, start or record.start))
                 for record, topic in places[begin : begin + 200]
             ]
             for reply in await self._line.run_each(*scripts):
@@ -117,7 +117,7 @@ class Office:
         """
         registry = await self.refresh()
         record = registry.record(name)
-        await self.make_known([(record, topic) for topic in registry.topics(record)], {record.number: "0"})
+        await self.make_known([(record, topic) for topic in registry.topics(record)], "0")
         return record
 
     async def _change(self, name: str, **fields: object) -> Record:
@@ -132,7 +132,7 @@ class Office:
         """Refuse or allow claims."""
         record = await self._change(name, paused=paused)
         registry = await self.registry()
-        await self.make_known([(record, topic) for topic in registry.topics(record)], {})
+        await self.make_known([(record, topic) for topic in registry.topics(record)])
 
     async def rename(self, name: str, to: str) -> None:
         """Give a subscription a new name."""
@@ -199,7 +199,7 @@ class Office:
             registry = await self.refresh()
             known = registry.names.get(topic, set()) | set(names)
             takers = {record.number: record for name in known for record in registry.takers(name, topic)}
-            await self.make_known([(record, topic) for record in takers.values()], {})
+            await self.make_known([(record, topic) for record in takers.values()])
             if await self._version(topic) == version:
                 routes = {name: len(registry.takers(name, topic)) for name in known}
                 state = self._topics[topic] = TopicState(version, routes)

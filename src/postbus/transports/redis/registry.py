@@ -57,8 +57,8 @@ class Record(msgspec.Struct, frozen=True):
         number: names its keys; never used again.
         id: never changes either, and is for people.
         current: the fingerprint of `spec`; `seen` those of all declarations so far.
-        topics: those it was made known to whatever it wants now.
-        start: where its groups begin in topics that it is not known to yet.
+        topics: those it was made known to, whatever it wants now.
+        start: where its groups begin in topics that do not know it yet: '0' is all that is stored.
     """
 
     number: int
@@ -69,6 +69,7 @@ class Record(msgspec.Struct, frozen=True):
     paused: bool
     declared_at: float
     topics: tuple[str, ...] = ()
+    start: str = "$"
 
     @property
     def name(self) -> str:
@@ -81,11 +82,10 @@ _record = msgspec.json.Decoder(Record)
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a declaration does to the registry, and where the groups of new subscriptions begin."""
+    """What declarations do to the registry."""
 
     records: dict[int, Record | None] = field(default_factory=dict)
     number: int = 0
-    starts: dict[int, str] = field(default_factory=dict)
     conflicts: list[Conflict] = field(default_factory=list)
 
 
@@ -150,9 +150,11 @@ class Registry:
             meaning = fingerprint(spec)
             if record is None:
                 number += 1
-                made = Record(number, str(uuid4()), spec, meaning, (meaning,), paused=False, declared_at=now)
                 lost = spec.name in known and known[spec.name] != self.epoch
-                change.starts[number] = "0" if spec.start == "earliest" or lost else "$"
+                made = Record(
+                    number, str(uuid4()), spec, meaning, (meaning,), paused=False, declared_at=now,
+                    start="0" if spec.start == "earliest" or lost else "$",
+                )  # fmt: skip
                 records[number] = change.records[number] = made
             elif meaning == record.current:
                 if record.spec != spec:
@@ -162,7 +164,7 @@ class Registry:
             else:
                 seen = (*(s for s in record.seen if s != meaning), meaning)
                 made = _with(record, spec, self)
-                made = msgspec.structs.replace(made, current=meaning, seen=seen, declared_at=now)
+                made = msgspec.structs.replace(made, current=meaning, seen=seen, declared_at=now, start="$")
                 records[record.number] = change.records[record.number] = made
         return replace(change, number=number)
 
