@@ -8,6 +8,7 @@ Each `type: ignore` names an error that must be found; one that is not found any
 from __future__ import annotations
 
 import datetime as dt
+import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, assert_type
@@ -16,6 +17,7 @@ from uuid import UUID
 from postbus import (
     Bus,
     Clock,
+    Codec,
     Context,
     DeadLetter,
     DeliveryContext,
@@ -201,6 +203,48 @@ def reading(letter: DeadLetter, clock: Clock) -> None:
     assert_type(letter.failure, Failure | None)
     assert_type(clock.monotonic(), float)
     letter.attempts = 3  # type: ignore[misc]
+
+
+async def operating() -> None:
+    stats = await bus.stats()
+    assert_type(stats["receipts"].backlog, int)
+    assert_type(stats.oldest_age, float | None)
+    for letter in await bus.dead.list("receipts", limit=10):
+        assert_type(letter, DeadLetter)
+    assert_type(await bus.dead.replay("receipts"), int)
+    for subscription in await bus.subscriptions.list():
+        assert_type(subscription.name, str)
+    await bus.subscriptions.pause("receipts")
+    assert_type(await bus.subscriptions.retire("receipts"), int)
+    async with bus.worker(concurrency=4):
+        pass
+
+
+async def in_a_transaction(connection: sqlite3.Connection) -> None:
+    with bus.transaction(connection) as tx:
+        assert_type(bus.publish_sync(OrderPlaced("o-1", 1), within=tx), Envelope)
+    async with bus.transaction(connection) as tx:
+        assert_type(await bus.publish(OrderPlaced("o-1", 1), within=tx), Envelope)
+
+
+class Upper:
+    """A codec of one's own needs no base class."""
+
+    content_type = "text/upper"
+
+    def encode(self, event: Any) -> bytes:
+        return str(event).upper().encode()
+
+    def decode(self, body: bytes, event_type: type[Any]) -> Any:
+        return event_type(body.decode())
+
+    def plain(self, body: bytes) -> Any:
+        return body.decode()
+
+
+codec: Codec = Upper()
+Bus("memory://", codec=Upper())
+Bus("memory://", codec=7)  # type: ignore[arg-type]
 
 
 # -- middleware
