@@ -98,9 +98,8 @@ class Bus(Router):
         settings = _settings(namespace, clock, retain, publish_timeout, max_size)
         self.counters = Counters()
         self._life = Lifecycle(address, settings, declares=declare, specs=self._specs)
-        codec = address.options.get("codec", codec)  # memory://?codec=json, which need not serialise, was asked to
         self._catalog = Catalog(
-            codec_named(codec) if isinstance(codec, str) else codec,
+            _codec(address.options.get("codec", codec)),  # memory://?codec=json, which need not serialise, was asked to
             max_size=max_size,
             objects=self._life.transport.traits.objects,
             hooks=hooks,
@@ -456,6 +455,14 @@ def _worker_settings(concurrency: int, lease: Span, grace: Span) -> WorkerSettin
         lease=seconds(lease, "lease", least=0.05),
         grace=seconds(grace, "grace"),
     )
+
+
+def _codec(codec: str | Codec) -> Codec:
+    if isinstance(codec, str):
+        return codec_named(codec)
+    if not hasattr(codec, "content_type"):
+        raise ConfigError(f"codec={codec!r}: expected 'msgpack', 'json', or an object with the methods of Codec")
+    return codec
 
 
 def _whole(value: int, what: str, least: int) -> int:

@@ -1,0 +1,29 @@
+"""The promises of the contract that no other file holds the product to, end to end, on each embedded transport."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from postbus import Bus, ConfigError
+
+Make = Callable[..., Bus]
+
+
+@pytest.fixture(params=["memory://", "memory://?codec=msgpack", "sqlite"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
+    url = f"sqlite:///{tmp_path}/bus.db" if request.param == "sqlite" else request.param
+
+    def bus(**options: Any) -> Bus:
+        return Bus(url, **options)
+
+    return bus
+
+
+@pytest.mark.parametrize("codec", ["pickle", 5, None])
+def test_a_codec_that_is_none_is_refused_with_what_was_expected(codec: Any) -> None:
+    with pytest.raises(ConfigError, match=r"codec=.*expected .*'msgpack'"):
+        Bus("memory://", codec=codec)
