@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from postbus import Bus, ConfigError
+from postbus import Bus, ConfigError, Context, RawEvent
 
 Make = Callable[..., Bus]
 
@@ -27,3 +27,19 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
 def test_a_codec_that_is_none_is_refused_with_what_was_expected(codec: Any) -> None:
     with pytest.raises(ConfigError, match=r"codec=.*expected .*'msgpack'"):
         Bus("memory://", codec=codec)
+
+
+async def test_a_raw_event_has_the_key_it_was_published_under(make: Make) -> None:
+    bus = make()
+    seen: list[tuple[object, str | None, str | None]] = []
+
+    @bus.subscriber("users.user.created")
+    async def created(event: RawEvent, context: Context) -> None:
+        seen.append((event.payload, event.key, context.envelope.key))
+
+    async with bus:
+        await bus.publish(RawEvent("users.user.created", {"n": 1}), key="given")
+        await bus.publish(RawEvent("users.user.created", {"n": 2}, key="own"), key="given")
+        await bus.publish(RawEvent("users.user.created", {"n": 3}, key="own"))
+        await bus.drain()
+    assert seen == [({"n": 1}, "given", "given"), ({"n": 2}, "given", "given"), ({"n": 3}, "own", "own")]

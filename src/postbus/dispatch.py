@@ -18,6 +18,7 @@ from .context import DeliveryContext, Publishes
 from .delivery import Ack, Bury, Delivery, Failure, Outcome, Release, Requeue
 from .envelope import OBJECT
 from .errors import CodecError, LeaseLost, TooLarge, UnknownEvent
+from .event import RawEvent
 from .failure import Redact, describe, one_line, redacted
 from .middleware import AroundDelivery, wrapped
 from .subscription import Subscriber
@@ -221,6 +222,8 @@ class Dispatch:
         if wanted is None:
             raise UnknownEvent(f"{self.subscriber.label} does not take {envelope.name}")
         if envelope.format == OBJECT and isinstance(delivery.event, wanted):
+            if isinstance(delivery.event, RawEvent) and delivery.event.key != envelope.key:  # publish(..., key=) wins
+                return RawEvent.received(envelope.name, delivery.event.payload, envelope.key)
             return delivery.event
         if envelope.format == OBJECT:
             envelope = self._catalog.sealed(envelope, delivery.event)
