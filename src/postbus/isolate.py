@@ -29,7 +29,7 @@ from .dispatch import DONE, Dispatch, Done, Run
 from .envelope import Envelope
 from .errors import PostbusError
 from .failure import redacted
-from .logs import Logs
+from .logs import Logs, show_crash
 from .program import Program
 from .slots import ProcessDied
 
@@ -165,7 +165,7 @@ class _Child:
         ours, its = socket.socketpair()
         with its:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "postbus.isolate", str(its.fileno()), settings, pass_fds=[its.fileno()]
+                sys.executable, "-P", "-m", "postbus.isolate", str(its.fileno()), settings, pass_fds=[its.fileno()]
             )
         reader, writer = await asyncio.open_connection(sock=ours)
         child = cls(process, reader, writer)
@@ -293,6 +293,7 @@ async def _run(dispatch: Dispatch, job: _Job) -> Outcome | Done:
 
 def main(arguments: list[str]) -> int:
     """Run as `python -m postbus.isolate DESCRIPTOR SETTINGS`."""
+    sys.excepthook = show_crash
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent has them, and says what they mean
         signal.signal(number, heedless)
     link = _Link(int(arguments[0]))

@@ -7,16 +7,18 @@ import logging
 import logging.config
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from .errors import ConfigError
 from .shown import printable
 
-__all__ = ["FORMATS", "LEVELS", "Logs"]
+__all__ = ["FORMATS", "LEVELS", "Logs", "show_crash"]
 
 FORMATS = ("text", "json")
 LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -51,6 +53,12 @@ class Logs:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_Json(hide) if self.form == "json" else _Text(hide))
         logging.basicConfig(level=self.level.upper(), handlers=[handler], force=True)
+
+
+def show_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """For `sys.excepthook`: an error that nobody expected is shown in full, and steers no terminal either."""
+    text = "".join(traceback.format_exception(kind, error, trace))
+    print(printable(text, keep="\n"), end="", file=sys.stderr)  # noqa: T201 - there may be no log
 
 
 def _from_file(path: str) -> None:

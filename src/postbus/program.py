@@ -49,8 +49,9 @@ class Program:
             ConfigError: when the module cannot be imported, the attribute is missing, or it is no bus.
         """
         module, _, path = self.place.partition(":")
-        if self.app_dir not in sys.path:
-            sys.path.insert(0, self.app_dir)
+        folder = str(Path(self.app_dir).absolute())
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
         try:
             found: Any = importlib.import_module(module)
         except (Exception, SystemExit) as error:  # the user's program may raise anything when it is imported

@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
 from typing import NoReturn
 
 import click
@@ -96,7 +96,12 @@ def postbus(*, no_color: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 well, 1 failed, 2 wrong usage, 3 no connection, 4 a check failed, 5 forced."""
+    sys.excepthook = _show_crash
     sys.exit(run(arguments))
+
+
+def _show_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    importlib.import_module("postbus.logs").show_crash(kind, error, trace)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -123,7 +128,7 @@ def guarded(work: Callable[[], object]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except PostbusError as error:
-        _say_error(str(error))
+        _say_error(importlib.import_module("postbus.failure").redacted(str(error)))
         return _exit_code(error)
     return result if isinstance(result, int) else 0
 

@@ -21,6 +21,7 @@ from ..child import ABANDONED, FAILED, UNREACHABLE, WRONG, heedless
 from ..errors import ConfigError, PostbusError, TransportBroken, TransportError
 from ..failure import redacted
 from ..isolate import Isolation
+from ..logs import show_crash
 from ..observe import Fact, Started
 from ..worker import Worker
 from .activity import activity
@@ -33,6 +34,8 @@ log = logging.getLogger("postbus.process")
 _BEAT = 1.0
 _PAUSE = (0.05, 2.0)
 _LOOK_IDLE = 0.02
+# Bytes of reports that are kept for a supervisor that does not listen; later ones are not.
+_UNSENT = 65536
 # The process ends so long after the grace, whatever still runs; the supervisor's kill comes a little later.
 _MERCY = 0.9
 
@@ -47,10 +50,11 @@ class Link:
 
     def say(self, **report: Any) -> None:
         """Report; a supervisor that does not listen (it may be stopped) must not hold this process up."""
-        pending = self._unsent or json.dumps(report).encode() + b"\n"
+        if len(self._unsent) < _UNSENT:
+            self._unsent += json.dumps(report).encode() + b"\n"
         with suppress(OSError):
-            sent = self._socket.send(pending, socket.MSG_DONTWAIT)
-            self._unsent = pending[sent:]
+            sent = self._socket.send(self._unsent, socket.MSG_DONTWAIT)
+            self._unsent = self._unsent[sent:]
 
     def listen(self, heard: Callable[[str], None]) -> None:
         """Call `heard` with each word from a thread, at last with 'gone'."""
@@ -280,6 +284,7 @@ def _leave(code: int) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run as `python -m postbus.cli.process DESCRIPTOR ORDERS`."""
+    sys.excepthook = show_crash
     signal.signal(signal.SIGINT, heedless)  # the supervisor has it, and says what it means
     link = Link(int(arguments[0]))
     orders = Orders(**json.loads(arguments[1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -61,12 +62,14 @@ def worker(words: tuple[str, ...], *, app_dir: str, factory: bool, **options: An
     at once.  SIGHUP replaces the processes one by one.  SIGUSR1 writes what they do to the log.
     """
     program, _ = without_app(words, app_dir, factory=factory)
+    if not hasattr(signal, "SIGHUP"):
+        raise CannotStart("postbus worker needs POSIX signals: run `await bus.run_worker()` in a program of your own")
     own = {name: options.pop(name) for name in _OURS}
     orders = Orders(place=program.place, app_dir=program.app_dir, factory=program.factory, **options)
     orders.logs.configure()
     if own["dry_run"]:
         told = json.dumps(dataclasses.asdict(orders))
-        return subprocess.run([sys.executable, "-m", "postbus.cli.plan", told], check=False).returncode
+        return subprocess.run([sys.executable, "-P", "-m", "postbus.cli.plan", told], check=False).returncode
     with _board(own["workers"], own["health_file"], own["health_host"], own["health_port"]) as board:
         supervisor = Supervisor(
             _command(orders),
@@ -112,6 +115,7 @@ def _command(orders: Orders) -> Command:
         # One that had been ready waits for its transport as long as it takes: an outage ends no worker.
         patience = float("inf") if again else orders.connect_timeout
         told = dataclasses.asdict(dataclasses.replace(orders, connect_timeout=patience))
-        return [sys.executable, "-m", "postbus.cli.process", str(descriptor), json.dumps(told)]
+        # -P: a file of the program's that is named like a module of ours must not be taken for it.
+        return [sys.executable, "-P", "-m", "postbus.cli.process", str(descriptor), json.dumps(told)]
 
     return command
