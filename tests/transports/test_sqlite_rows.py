@@ -16,7 +16,7 @@ from sqlite_ground import SPEC, broken_laws, claim, item, items, opened, settle
 
 from postbus.delivery import Ack, Bury, Failure, Requeue
 from postbus.testing import ManualClock
-from postbus.transport import DeadQuery, Duplicate, EventQuery, SubscriptionSpec
+from postbus.transport import DeadQuery, Duplicate, EventQuery, Stored, SubscriptionSpec
 from postbus.transports.sqlite import SqliteTransport
 from postbus.transports.sqlite.ids import Ids
 from postbus.transports.sqlite.schema import Tables, create
@@ -259,6 +259,29 @@ async def test_history_goes_when_its_time_is_over_and_nobody_holds_it(path: Path
     clock.advance(601)
     await tidied(transport)
     assert count(path, "event") == 100
+    assert broken_laws(path) == []
+    await transport.close()
+
+
+async def test_a_newcomer_that_was_given_half_of_what_is_stored_gets_the_rest(path: Path) -> None:
+    clock = ManualClock()
+    transport = await opened(path, clock=clock, retain=3600)
+    await transport.append(items(12_000))
+    declaring = transport._open_house().declaring
+    newcomer = SubscriptionSpec(name="new", wants=("a.>",), start="earliest")
+
+    def declare(transaction: Transaction) -> object:
+        return declaring.declare(transaction, [newcomer], newest=False)
+
+    await transport._change(declare)
+    before = (await transport.stats(["new"]))[0].backlog
+    assert 0 < before < 12_000
+    assert await transport.append([item()]) == [Stored(2)], "others write meanwhile"
+    await tidied(transport)
+    assert (await transport.stats(["new"]))[0].backlog == before + 1, "it may be at it still"
+    clock.advance(60)
+    await tidied(transport)
+    assert (await transport.stats(["new"]))[0].backlog == 12_001
     assert broken_laws(path) == []
     await transport.close()
 

@@ -1,4 +1,4 @@
-"""Subscriptions come, change and go: declared, renamed, paused, given what is stored, retired in small bites."""
+"""Subscriptions come, change and go: declared, renamed, paused, retired in small bites."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import msgspec
 
 from ...errors import ConfigError
 from ...transport import Conflict, SubscriptionSpec
+from .filling import Filling
+from .ordering import Ordering
 from .routing import RoutingCache, pack_spec, unpack_spec
 from .schema import Tables
 from .settling import Settling
-from .spans import Inserter, matching, runs
+from .spans import Execute, Inserter, matching
 from .store import Transaction
 
 __all__ = ["Declaring"]
@@ -30,6 +32,8 @@ class Declaring:
     """The statements on subscriptions."""
 
     def __init__(self, tables: Tables, routing: RoutingCache, settling: Settling) -> None:
+        self.ordering = Ordering(tables)
+        self.filling = Filling(tables, self.ordering)
         self._tables = tables
         self._routing = routing
         self._settling = settling
@@ -47,17 +51,10 @@ class Declaring:
         )
         self._pause = tables("UPDATE {subscription} SET paused = ? WHERE id = ?")
         self._ready = Inserter(tables("INSERT INTO {ready} (subscription, first, last)"), 3)
-        self._later = Inserter(tables("INSERT INTO {later} (subscription, due, seq, scheduled, attempt)"), 5)
-        self._waiting = Inserter(tables("INSERT INTO {waiting} (subscription, topic, key, seq, due)"), 5)
-        self._hold = tables(
-            "INSERT INTO {busy} (subscription, topic, key, holders) VALUES (?, ?, ?, 1) "
-            "ON CONFLICT DO UPDATE SET holders = 1 WHERE holders = 0 AND parked IS NULL"
-        )
-        self._count_up = tables("UPDATE {event} SET pending = pending + 1 WHERE ")
 
     # -- declared
 
-    def known(self, execute: Any, specs: Sequence[SubscriptionSpec]) -> bool:
+    def known(self, execute: Execute, specs: Sequence[SubscriptionSpec]) -> bool:
         """Whether all of these are declared just so, and nothing is to be done."""
         for spec in specs:
             row = execute(self._find, (spec.name,)).fetchone()
@@ -96,16 +93,17 @@ class Declaring:
         transaction.execute(self._see, (id_, _fingerprint(spec)))
         self._changed(transaction)
         if spec.start == "earliest":
-            self.fill(transaction, id_, spec, 0)
+            self.filling.begin(transaction, id_, 0)
+            self.filling.bite(transaction, id_)
 
     def _replace(self, transaction: Transaction, id_: int, old: SubscriptionSpec, spec: SubscriptionSpec) -> None:
         transaction.execute(self._change, (spec.name, pack_spec(spec), id_))
         transaction.execute(self._current, (_fingerprint(spec), transaction.now, id_))
         transaction.execute(self._see, (id_, _fingerprint(spec)))
         if spec.ordered and not old.ordered:
-            self._put_in_order(transaction, id_)
+            self.ordering.begin(transaction, id_)
         elif old.ordered and not spec.ordered:
-            self._free_order(transaction, id_)
+            self.ordering.end(transaction, id_)
         self._changed(transaction)
 
     def _changed(self, transaction: Transaction) -> None:
@@ -136,119 +134,31 @@ class Declaring:
             raise ConfigError(f"subscription {name!r} cannot be renamed to {to!r}: that name is taken")
         self._replace(transaction, place.id, place.spec, replace(place.spec, name=to))
 
-    # -- ordered and not
+    def fill(self, transaction: Transaction) -> bool:
+        """Go on giving newcomers what is stored; whether there may be more to give."""
+        id_ = self.filling.pending(transaction.execute)
+        if id_ is not None:
+            self.filling.bite(transaction, id_)
+        return id_ is not None
 
-    def _put_in_order(self, transaction: Transaction, id_: int) -> None:
-        """From now on a key's deliveries run one by one: those under way hold it, of the others the first goes on."""
-        for state in ("later", "suspect", "lease"):
-            transaction.execute(
-                self._tables(
-                    "INSERT INTO {busy} (subscription, topic, key, holders) SELECT subscription, topic, key, count(*) "
-                    "FROM {table} JOIN {event} USING (seq) WHERE subscription = ? AND key IS NOT NULL "
-                    "GROUP BY topic, key ON CONFLICT DO UPDATE SET holders = holders + excluded.holders",
-                    state,
-                ),
-                (id_,),
-            )
-        rows = transaction.execute(
-            self._tables(
-                "SELECT seq, topic, key FROM {ready} CROSS JOIN {event} "
-                "WHERE subscription = ? AND seq BETWEEN first AND last ORDER BY seq"
-            ),
-            (id_,),
-        ).fetchall()
-        transaction.execute(self._tables("DELETE FROM {ready} WHERE subscription = ?"), (id_,))
-        self._spread(transaction, id_, [(seq, topic, key, 0.0) for seq, topic, key in rows], ordered=True)
+    # -- begun and not finished
 
-    def _free_order(self, transaction: Transaction, id_: int) -> None:
-        rows = transaction.execute(
-            self._tables("SELECT seq, topic, key, due FROM {waiting} WHERE subscription = ? ORDER BY seq"), (id_,)
-        ).fetchall()
-        for table in ("waiting", "busy"):
-            transaction.execute(self._tables("DELETE FROM {table} WHERE subscription = ?", table), (id_,))
-        self._spread(transaction, id_, rows, ordered=False)
+    def unfinished(self, execute: Execute, now: float) -> bool:
+        """Whether something that takes many transactions was left half done."""
+        return self._retiring(execute) is not None or self.filling.pending(execute, now) is not None
 
-    def _spread(
-        self, transaction: Transaction, id_: int, rows: Sequence[tuple[int, str, str | None, float]], *, ordered: bool
-    ) -> None:
-        """Put deliveries, in the order of append, to where they belong: ready, later, or behind their key."""
-        ready: list[int] = []
-        later: list[Any] = []
-        waiting: list[Any] = []
-        for seq, topic, key, due in rows:
-            if ordered and key is not None and not self.hold(transaction, id_, topic, key):
-                waiting += (id_, topic, key, seq, due)
-            elif due > transaction.now:
-                later += (id_, due, seq, 1, 1)
-            else:
-                ready.append(seq)
-        self._ready(transaction.execute, [value for first, last in runs(ready) for value in (id_, first, last)])
-        self._later(transaction.execute, later)
-        self._waiting(transaction.execute, waiting)
-        transaction.rung.add(id_)
+    def finish(self, transaction: Transaction) -> None:
+        """Do a bite of it."""
+        retiring = self._retiring(transaction.execute)
+        if retiring is not None:
+            self.bite(transaction, retiring)
+        filling = self.filling.pending(transaction.execute, transaction.now)
+        if filling is not None:
+            self.filling.bite(transaction, filling, adopted=True)
 
-    def hold(self, transaction: Transaction, id_: int, topic: str, key: str) -> bool:
-        """Take a key; false when it is taken."""
-        return bool(transaction.execute(self._hold, (id_, topic, key)).rowcount == 1)
-
-    # -- given what is stored
-
-    def fill(self, transaction: Transaction, id_: int, spec: SubscriptionSpec, since: int) -> int:
-        """Deliver the stored events since then (microseconds) that it takes and does not hold; return how many."""
-        kinds = transaction.execute(self._tables("SELECT DISTINCT name, topic FROM {event}")).fetchall()
-        taken = {kind for kind in kinds if spec.takes(*kind)}
-        if not taken:
-            return 0
-        held = self._held(transaction, id_)
-        due = self._not_due(transaction)
-        rows = transaction.execute(
-            self._tables("SELECT seq, name, topic, key FROM {event} WHERE micros >= ? ORDER BY seq"), (since,)
-        )
-        found = [
-            (seq, topic, key, due.get(seq, 0.0))
-            for seq, name, topic, key in rows.fetchall()
-            if (name, topic) in taken and seq not in held
-        ]
-        unburied = self._unbury(transaction, id_, [row[0] for row in found])
-        for condition, values in matching([row[0] for row in found if row[0] not in unburied]):
-            transaction.execute(self._count_up + condition, values)
-        self._spread(transaction, id_, found, ordered=spec.ordered)
-        return len(found)
-
-    def _unbury(self, transaction: Transaction, id_: int, seqs: Sequence[int]) -> set[int]:
-        """A delivery is in one place: what is dead leaves its grave, and the key that it parked."""
-        unburied: set[int] = set()
-        for condition, values in matching(seqs):
-            where = f"subscription = ? AND {condition}"
-            rows = transaction.execute(self._tables("SELECT seq, id FROM {dead} WHERE ") + where, (id_, *values))
-            for seq, letter in rows.fetchall():
-                unburied.add(seq)
-                transaction.execute(
-                    self._tables("UPDATE {busy} SET parked = NULL WHERE subscription = ? AND parked = ?"), (id_, letter)
-                )
-            transaction.execute(self._tables("DELETE FROM {dead} WHERE ") + where, (id_, *values))
-        return unburied
-
-    def _held(self, transaction: Transaction, id_: int) -> set[int]:
-        held: set[int] = set()
-        spans = transaction.execute(self._tables("SELECT first, last FROM {ready} WHERE subscription = ?"), (id_,))
-        for first, last in spans.fetchall():
-            held.update(range(first, last + 1))
-        for state in _HOLDING[1:-1]:
-            rows = transaction.execute(self._tables("SELECT seq FROM {table} WHERE subscription = ?", state), (id_,))
-            held.update(seq for (seq,) in rows.fetchall())
-        return held
-
-    def _not_due(self, transaction: Transaction) -> dict[int, float]:
-        """Events that were published with a delay that has not passed: they come no earlier to a newcomer."""
-        rows = transaction.execute(
-            self._tables(
-                "SELECT seq, due FROM {later} WHERE scheduled AND due > ? UNION "
-                "SELECT seq, due FROM {waiting} WHERE due > ?"
-            ),
-            (transaction.now, transaction.now),
-        )
-        return dict(rows.fetchall())
+    def _retiring(self, execute: Execute) -> int | None:
+        row = execute(self._tables("SELECT id FROM {subscription} WHERE name IS NULL LIMIT 1")).fetchone()
+        return None if row is None else int(row[0])
 
     # -- retired
 
@@ -266,11 +176,6 @@ class Declaring:
         self._changed(transaction)
         return place.id, total
 
-    def retiring(self, execute: Any) -> int | None:
-        """A subscription whose retirement is not finished."""
-        row = execute(self._tables("SELECT id FROM {subscription} WHERE name IS NULL LIMIT 1")).fetchone()
-        return None if row is None else int(row[0])
-
     def bite(self, transaction: Transaction, id_: int) -> bool:
         """Let go of some of what a retired subscription holds; whether there is more."""
         for state in _HOLDING:
@@ -278,7 +183,7 @@ class Declaring:
             if seqs:
                 self._settling.finish(transaction, seqs)
                 return True
-        for table in ("busy", "declaration"):
+        for table in ("busy", "declaration", "filling"):
             transaction.execute(self._tables("DELETE FROM {table} WHERE subscription = ?", table), (id_,))
         transaction.execute(self._tables("DELETE FROM {subscription} WHERE id = ? AND name IS NULL"), (id_,))
         return False

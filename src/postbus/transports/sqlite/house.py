@@ -11,11 +11,11 @@ from typing import TypeVar
 
 from ...address import Settings
 from ...errors import Closed, ConfigError
-from . import files
 from .burial import Burial
 from .claiming import Claiming
 from .declaring import Declaring
 from .effects import Effects
+from .files import Place, beside, boot, forget_other_boots, refuse_network
 from .liveness import Liveness, Renewer, Roll
 from .operation import Operation
 from .reading import Present, Reading, who_is_there
@@ -47,23 +47,23 @@ class House:
         self._roll = Roll(tables)
         _refuse_folder(path)
         if not network:
-            files.refuse_network(path)
+            refuse_network(path)
         with ExitStack() as undo:
             main, self.identity = patiently(lambda: _opened(path, tables, synchronous), path, patience)
             undo.callback(main.close)
-            self.place = files.Place(path)
+            self.place = Place(path)
             self.place.remember()
             sidecar = self._open_sidecar(undo)
-            turnstile = Turnstile(files.beside(path, "-turn"))
+            turnstile = Turnstile(beside(path, "-turn"))
             undo.callback(turnstile.close)
             self._build(main, sidecar, turnstile, settings)
             undo.pop_all()
         self.writer.start()
 
     def _open_sidecar(self, undo: ExitStack) -> sqlite3.Connection:
-        boot = files.boot().replace("-", "")[:12] or "now"
-        self._sidecar_place = files.Place(files.beside(self.path, f"-workers-{boot}"))
-        files.forget_other_boots(self.path, self._sidecar_place.path)
+        this_boot = boot().replace("-", "")[:12] or "now"
+        self._sidecar_place = Place(beside(self.path, f"-workers-{this_boot}"))
+        forget_other_boots(self.path, self._sidecar_place.path)
         sidecar: sqlite3.Connection = patiently(
             lambda: _opened_sidecar(self._sidecar_place.path, self._tables), self.path, self.patience
         )
@@ -100,7 +100,7 @@ class House:
         self.effects = Effects(tables, self.settling, self.place, clock, synchronous=self._synchronous)
         self.declaring = Declaring(tables, self.writer.routing, self.settling)
         self.burial = Burial(tables, self.settling)
-        self._upkeep = Upkeep(tables, clock, self.declaring, files.beside(self.path, "-wal"), settings.retain)
+        self._upkeep = Upkeep(tables, clock, self.declaring, beside(self.path, "-wal"), settings.retain)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="postbus-sqlite-reader")
         self._reading: Reading | None = None
         self._roll_call: sqlite3.Connection | None = None

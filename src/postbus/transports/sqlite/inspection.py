@@ -112,6 +112,12 @@ class Inspection:
 
         def act(transaction: Transaction) -> int:
             place = transaction.routing.place(subscription)
-            return house.declaring.fill(transaction, place.id, place.spec, since)
+            house.declaring.filling.begin(transaction, place.id, since)
+            return place.id
 
-        return await self._change(act)
+        id_ = await self._change(act)
+        total, more = 0, True
+        while more:
+            count, more = await self._change(lambda transaction: house.declaring.filling.bite(transaction, id_))
+            total += count
+        return total

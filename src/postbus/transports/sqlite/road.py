@@ -126,11 +126,25 @@ class SqliteTransport(Inspection):
     async def declare(self, subscriptions: Sequence[SubscriptionSpec], *, newest: bool = False) -> Sequence[Conflict]:
         """Make these subscriptions exist."""
         house = self._open_house()
+        declaring = house.declaring
+        conflicts = await house.writer.run(
+            Operation(
+                lambda transaction: declaring.declare(transaction, subscriptions, newest=newest),
+                house.writer.deadline(self._patience),
+                peek=lambda connection: [] if declaring.known(connection.execute, subscriptions) else None,
+            )
+        )
+        while await self._fill(house):
+            pass
+        return conflicts
+
+    async def _fill(self, house: House) -> bool:
+        """Give newcomers some of what is stored; where there are none, without the write lock."""
         return await house.writer.run(
             Operation(
-                lambda transaction: house.declaring.declare(transaction, subscriptions, newest=newest),
+                house.declaring.fill,
                 house.writer.deadline(self._patience),
-                peek=lambda connection: [] if house.declaring.known(connection.execute, subscriptions) else None,
+                peek=lambda connection: False if house.declaring.filling.pending(connection.execute) is None else None,
             )
         )
 

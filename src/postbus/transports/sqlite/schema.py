@@ -22,6 +22,7 @@ _NAMES = (
     "meta",
     "subscription",
     "declaration",
+    "filling",
     "event",
     "event_kept",
     "seen",
@@ -50,6 +51,9 @@ CREATE TABLE IF NOT EXISTS {subscription} (
     paused INTEGER NOT NULL DEFAULT 0, declared_at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS {declaration} (
     subscription INTEGER NOT NULL, fingerprint BLOB NOT NULL, PRIMARY KEY (subscription, fingerprint)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS {filling} (
+    subscription INTEGER PRIMARY KEY, next INTEGER NOT NULL, last INTEGER NOT NULL, since INTEGER NOT NULL,
+    at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS {event} (
     seq INTEGER PRIMARY KEY, pending INTEGER NOT NULL, keep_until REAL, id BLOB NOT NULL, name TEXT NOT NULL,
     topic TEXT NOT NULL, key TEXT, micros INTEGER NOT NULL, version INTEGER NOT NULL, format TEXT NOT NULL,

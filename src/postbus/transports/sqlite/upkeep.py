@@ -75,15 +75,14 @@ class Upkeep:
         """False when there is nothing to tidy."""
         now = self._clock.time()
         old = any(bite.there(connection.execute, now) for bite in self._bites)
-        return None if old or self._declaring.retiring(connection.execute) is not None else False
+        unfinished = self._declaring.unfinished(connection.execute, now)
+        return None if old or unfinished else False
 
     def tidy(self, transaction: Transaction) -> bool:
         """Take one bite of everything; there may be more."""
         for bite in self._bites:
             bite.take(transaction.execute, transaction.now)
-        retiring = self._declaring.retiring(transaction.execute)
-        if retiring is not None:
-            self._declaring.bite(transaction, retiring)
+        self._declaring.finish(transaction)
         return True
 
     def look(self, tidy: Callable[[], bool], fold: Callable[[], Any], quiet_since: float) -> float | None:
