@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from redis.exceptions import ResponseError
 
 from ...delivery import Ack, Bury, Delivery, Outcome, Release
-from ...errors import UnknownSubscription
+from ...errors import TransportError, UnknownSubscription
 from ...transport import Claimed
+from .given import Batch, Given
 from .line import Line, said
 from .office import Office
 from .registry import Record, Registry
@@ -72,6 +73,7 @@ class Claiming:
         self._settling = settling
         self._turn = 0
         self._direct: dict[int, _Direct] = {}
+        self._given = Given(line, office.keys)
 
     async def claim(self, name: str, owner: str, limit: int, lease: float, *, alone: bool) -> Claimed:
         """See `Transport.claim`."""
@@ -80,6 +82,18 @@ class Claiming:
             registry = await self._office.refresh()
         record = registry.record(name)
         ask = _Ask(record, owner, limit, lease, alone)
+        await self._given.recall(owner, record.number, registry.topics(record))
+        answered = self._given.begin(record.number)
+        try:
+            return await self._claim(registry, ask)
+        except TransportError:
+            self._given.lost(owner, record.number)
+            raise
+        finally:
+            answered()
+
+    async def _claim(self, registry: Registry, ask: _Ask) -> Claimed:
+        record, limit, alone = ask.record, ask.limit, ask.alone
         found: list[Delivery] = []
         if not alone and limit > 0:
             direct = self._direct.get(record.number)
@@ -136,9 +150,11 @@ class Claiming:
         moved: list[tuple[Delivery, Outcome | Delay]] = []
         number, name = str(ask.record.number), ask.record.name
         topic, group, owner = direct.topic, direct.group, ask.owner
+        batch = self._given.batch(owner, ask.record.number)
         for n, (entry, fields) in enumerate(entries, fence):
             event_name, key, packed = words_of(topic, fields)
-            receipt = Receipt(topic, number, group, entry, owner, key)
+            receipt = Receipt(topic, number, group, entry, owner, key, batch)
+            batch.ids.append((topic, entry))
             try:
                 envelope = envelope_of(topic, entry, event_name, key, packed)
             except Malformed as error:
@@ -173,7 +189,7 @@ class Claiming:
                 said(replies[-1], self._line.door)
             part = _Part([], [])
             if scripts and not refused:
-                part = _part(replies[-1], ask, topics)
+                part = _part(replies[-1], ask, topics, self._given.batch(ask.owner, record.number))
                 self._note_direct(record.number, revision, topics[0], replies[-1])
             if revision == registry.revision and not refused:
                 return part, registry
@@ -211,7 +227,7 @@ def _args(ask: _Ask) -> list[Any]:
     return [ask.record.number, ask.owner, ask.limit, lease, "1" if ask.alone else "0", _BUDGET]
 
 
-def _part(reply: Sequence[Any], ask: _Ask, topics: Sequence[str]) -> _Part:
+def _part(reply: Sequence[Any], ask: _Ask, topics: Sequence[str], batch: Batch) -> _Part:
     next_due, suspects, more = reply[:3]
     deliveries: list[Delivery] = []
     malformed: list[tuple[Delivery, Bury]] = []
@@ -224,7 +240,8 @@ def _part(reply: Sequence[Any], ask: _Ask, topics: Sequence[str]) -> _Part:
         width = 4 if group else 5
         for fence, start in enumerate(range(place, place + width * count, width), int(first)):
             entry, event_name, key, packed = reply[start : start + 4]
-            receipt = Receipt(topic, number, group, entry, owner, key)
+            receipt = Receipt(topic, number, group, entry, owner, key, batch)
+            batch.ids.append((topic, entry))
             attempt = 1 if group else reply[start + 4]
             try:
                 envelope = envelope_of(topic, entry, event_name, key, packed)

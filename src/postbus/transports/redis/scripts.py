@@ -13,6 +13,7 @@ __all__ = [
     "LETTERS",
     "MOVE",
     "READ",
+    "RECALL",
     "REFILL",
     "REGISTRY",
     "RENEW",
@@ -45,6 +46,7 @@ ENROLL = Script("enroll")
 LETTERS = Script("letters")
 MOVE = Script("move")
 READ = Script("read", prelude=False)
+RECALL = Script("recall")
 REFILL = Script("refill")
 REGISTRY = Script("registry", prelude=False)
 RENEW = Script("renew")

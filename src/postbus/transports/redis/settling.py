@@ -11,6 +11,7 @@ from redis.exceptions import ResponseError
 from ...delivery import Ack, Bury, Delivery, Outcome, Release, Requeue
 from ...errors import LeaseLost, TransportError
 from ...transport import Settle, Settled, Unknown
+from .given import Batch
 from .line import AnswerLost, Line
 from .registry import Keys
 from .scripts import ACK, MOVE, Script
@@ -42,10 +43,11 @@ class Receipt(msgspec.Struct, gc=False, eq=False):
     id: bytes
     owner: str
     key: bytes
+    given: Batch
     spent: bool = False
 
 
-class _Batch(NamedTuple):
+class _Request(NamedTuple):
     """Places in the caller's list that one script call settles; with a group, all at once."""
 
     script: Script
@@ -83,7 +85,7 @@ class Settling:
     ) -> list[int]:
         seen: set[int] = set()
         again: list[int] = []
-        batches: dict[_Batch, list[int]] = {}
+        batches: dict[_Request, list[int]] = {}
         for place in places:
             delivery, outcome = settlements[place]
             receipt: Receipt = delivery.receipt
@@ -100,11 +102,11 @@ class Settling:
         return again
 
     async def _send(
-        self, settlements: Sequence[Pair], batches: dict[_Batch, list[int]], results: list[Settle | None]
+        self, settlements: Sequence[Pair], batches: dict[_Request, list[int]], results: list[Settle | None]
     ) -> None:
         # Acknowledging first: the server may be full, and then it makes room.
         order = sorted(batches, key=lambda batch: batch.script is MOVE)
-        closely: dict[_Batch, list[int]] = {}
+        closely: dict[_Request, list[int]] = {}
         for batch, reply in zip(order, await self._ask(settlements, order, batches), strict=True):
             places = batches[batch]
             if reply == b"":
@@ -119,7 +121,7 @@ class Settling:
             await self._send(settlements, closely, results)
 
     async def _ask(
-        self, settlements: Sequence[Pair], order: Sequence[_Batch], batches: dict[_Batch, list[int]]
+        self, settlements: Sequence[Pair], order: Sequence[_Request], batches: dict[_Request, list[int]]
     ) -> Sequence[Any]:
         scripts = []
         for batch in order:
@@ -138,13 +140,13 @@ def _nothing(_: int) -> None:
     """Nobody is to be told yet."""
 
 
-def _batch(receipt: Receipt, outcome: Outcome | Delay) -> _Batch:
+def _batch(receipt: Receipt, outcome: Outcome | Delay) -> _Request:
     if type(outcome) is not Ack:
-        return _Batch(MOVE, receipt.topic, receipt.subscription, b"")
-    return _Batch(ACK, receipt.topic, receipt.subscription, b"" if receipt.spent else receipt.group)
+        return _Request(MOVE, receipt.topic, receipt.subscription, b"")
+    return _Request(ACK, receipt.topic, receipt.subscription, b"" if receipt.spent else receipt.group)
 
 
-def _args(batch: _Batch, pairs: Sequence[Pair]) -> list[Any]:
+def _args(batch: _Request, pairs: Sequence[Pair]) -> list[Any]:
     """What the script is told."""
     if batch.group:
         least = min(delivery.fence for delivery, _ in pairs)
