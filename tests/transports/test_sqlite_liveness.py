@@ -197,6 +197,17 @@ async def test_a_time_further_ahead_than_its_lease_is_of_another_boot(
     assert await suspects(far) == 1
 
 
+async def test_a_sidecar_file_that_a_crash_left_broken_is_made_anew(path: Path) -> None:
+    transport = await opened(path)
+    await taken(transport)
+    await transport.close()
+    (sidecar,) = path.parent.glob("shop.db-workers-????????????")
+    sidecar.write_bytes(b"no database " * 1000)
+    again = await opened(path)
+    assert await suspects(again) == 1
+    await again.close()
+
+
 async def test_no_fence_is_given_again_though_claims_may_be_lost_with_the_power(path: Path) -> None:
     fences: list[int] = []
     for _ in range(3):

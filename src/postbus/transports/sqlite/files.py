@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...errors import ConfigError, TransportBroken
 
-__all__ = ["Place", "beside", "boot", "file_system", "forget_other_boots", "refuse_network"]
+__all__ = ["Place", "beside", "boot", "file_system", "forget_other_boots", "forget_sidecar", "refuse_network"]
 
 # SQLite's write-ahead log needs shared memory and honest locks between all who open the file.
 # The names of those where that is not so begin like this.
@@ -77,6 +77,12 @@ def boot() -> str:
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return ""
+
+
+def forget_sidecar(path: Path) -> None:
+    """Delete a sidecar file with its log."""
+    for suffix in ("", "-wal", "-shm"):
+        beside(path, suffix).unlink(missing_ok=True)
 
 
 def forget_other_boots(main: Path, kept: Path) -> None:

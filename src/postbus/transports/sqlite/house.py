@@ -15,14 +15,14 @@ from .burial import Burial
 from .claiming import Claiming
 from .declaring import Declaring
 from .effects import Effects
-from .files import Place, beside, boot, forget_other_boots, refuse_network
+from .files import Place, beside, boot, forget_other_boots, forget_sidecar, refuse_network
 from .liveness import Liveness, Renewer, Roll
 from .operation import Operation
 from .reading import Present, Reading, who_is_there
 from .rows import lenient
 from .schema import Tables, create, create_workers
 from .settling import Settling
-from .store import connect_main, connect_sidecar, patiently, translated
+from .store import connect_main, connect_sidecar, is_damaged, patiently, translated
 from .turnstile import Turnstile
 from .upkeep import Upkeep
 from .watch import Watch
@@ -219,6 +219,17 @@ def _opened(path: Path, tables: Tables, synchronous: str) -> tuple[sqlite3.Conne
 
 
 def _opened_sidecar(path: Path, tables: Tables) -> sqlite3.Connection:
+    """Nothing in it is forced to disk, so a machine that went down may leave it broken; then nobody in it is alive."""
+    try:
+        return _with_workers(path, tables)
+    except sqlite3.DatabaseError as error:
+        if not is_damaged(error):
+            raise
+        forget_sidecar(path)
+        return _with_workers(path, tables)
+
+
+def _with_workers(path: Path, tables: Tables) -> sqlite3.Connection:
     connection = connect_sidecar(path, create=True)
     try:
         create_workers(connection, tables)

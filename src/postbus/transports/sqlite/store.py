@@ -28,6 +28,7 @@ __all__ = [
     "connect_main",
     "connect_sidecar",
     "is_busy",
+    "is_damaged",
     "patiently",
     "translated",
 ]
@@ -177,6 +178,11 @@ def _connect(path: Path, timeout: float, *, create: bool) -> sqlite3.Connection:
 def is_busy(error: sqlite3.Error) -> bool:
     """Whether trying again may help."""
     return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def is_damaged(error: sqlite3.Error) -> bool:
+    """Whether the file is no database, or not any more."""
+    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def patiently(act: Callable[[], T], path: Path, patience: float) -> T:

@@ -34,16 +34,16 @@ class Turnstile:
         """Stand in the door, or give up after a while: whoever is in it may be stopped."""
         if self._file < 0 or sys.platform == "win32":
             return False
-        until = 0.0
+        began = 0.0
         while True:
             with suppress(OSError):
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return True
             now = time.monotonic()
-            until = until or now + _PATIENCE
-            if now >= until:
+            began = began or now
+            if now - began >= _PATIENCE:
                 return False
-            time.sleep(random.uniform(0.00005, 0.0003))
+            time.sleep(random.uniform(0.00005, 0.0003) + (now - began) / 10)
 
     def leave(self) -> None:
         """Let the next one in."""

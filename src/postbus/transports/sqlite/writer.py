@@ -231,6 +231,7 @@ class Writer:
 
     def _begin(self, todo: list[Operation[Any]], batch: list[Operation[Any]] | None) -> bool:
         """Get the write lock; those whose time runs out meanwhile are told so, and newcomers join `batch`."""
+        began = time.monotonic()
         in_door = self._turnstile.enter()
         try:
             while True:
@@ -253,7 +254,9 @@ class Writer:
                     todo.extend(self._gather(batch))
                 if not self._expire(todo):
                     return False
-                time.sleep(0.00005 if in_door else random.uniform(0.0002, 0.002))
+                # Who has waited for long may wait a little longer: somebody's transaction takes its time.
+                longer = min((time.monotonic() - began) / 20, 0.002)
+                time.sleep(0.00005 + longer if in_door else random.uniform(0.0002, 0.002))
                 in_door = in_door or self._turnstile.enter()
         finally:
             if in_door:
