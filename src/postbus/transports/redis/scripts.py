@@ -28,29 +28,33 @@ __all__ = [
 class Script:
     """One script."""
 
-    def __init__(self, name: str, *, prelude: bool = True) -> None:
-        folder = files(__package__)
-        parts = ["prelude.lua", f"{name}.lua"] if prelude else [f"{name}.lua"]
+    def __init__(self, name: str, text: str) -> None:
         self.name = name
-        self.text = "\n".join(folder.joinpath(part).read_text(encoding="utf-8") for part in parts).encode()
+        self.text = text.encode()
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
 
     def __repr__(self) -> str:
         return f"Script({self.name!r})"
 
 
-ACK = Script("ack")
-APPEND = Script("append")
-CLAIM = Script("claim")
-ENROLL = Script("enroll")
-LETTERS = Script("letters")
-MOVE = Script("move")
-READ = Script("read", prelude=False)
-RECALL = Script("recall")
-REFILL = Script("refill")
-REGISTRY = Script("registry", prelude=False)
-RENEW = Script("renew")
-RETIRE = Script("retire")
-STATES = Script("states")
-STATS = Script("stats")
-TRIM = Script("trim")
+def _script(name: str, *, prelude: bool = True) -> Script:
+    folder = files(__package__)
+    parts = ["prelude.lua", f"{name}.lua"] if prelude else [f"{name}.lua"]
+    return Script(name, "\n".join(folder.joinpath(part).read_text(encoding="utf-8") for part in parts))
+
+
+ACK = _script("ack")
+APPEND = _script("append")
+CLAIM = _script("claim")
+ENROLL = _script("enroll")
+LETTERS = _script("letters")
+MOVE = _script("move")
+READ = _script("read", prelude=False)
+RECALL = _script("recall")
+REFILL = _script("refill")
+REGISTRY = _script("registry", prelude=False)
+RENEW = _script("renew")
+RETIRE = _script("retire")
+STATES = _script("states")
+STATS = _script("stats")
+TRIM = _script("trim")
