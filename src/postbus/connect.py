@@ -15,6 +15,8 @@ __all__ = ["SCHEMES", "connect"]
 SCHEMES = MappingProxyType(
     {
         "memory": ("postbus.transports.memory", None),
+        "postgres": ("postbus.transports.postgres", "postgres"),
+        "postgresql": ("postbus.transports.postgres", "postgres"),
         "redis": ("postbus.transports.redis", "redis"),
         "rediss": ("postbus.transports.redis", "redis"),
         "sqlite": ("postbus.transports.sqlite", None),

@@ -1,0 +1,149 @@
+-- Of an ordered subscription: look at what has come since, and let the first of each free key go on.  The caller holds
+-- the subscription's lock.  Returns how many were looked at.
+CREATE FUNCTION postbus.sort(the_subscription integer, is_ordered boolean, the_now timestamptz)
+RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    v_count bigint;
+BEGIN
+    WITH fresh AS MATERIALIZED (
+        SELECT d.seq, CASE WHEN is_ordered THEN e.topic || '/' || e.key END AS lane
+        FROM postbus.delivery d JOIN postbus.event e ON e.seq = d.seq
+        WHERE d.subscription = the_subscription AND d.state = 0 ORDER BY d.seq LIMIT 1000
+    ), placed AS (
+        SELECT f.seq, f.lane,
+            f.lane IS NULL OR (
+                row_number() OVER (PARTITION BY f.lane ORDER BY f.seq) = 1
+                AND NOT EXISTS (
+                    SELECT FROM postbus.delivery h
+                    WHERE h.subscription = the_subscription AND h.lane = f.lane AND h.lane IS NOT NULL AND h.state <> 2
+                ) AND NOT EXISTS (
+                    SELECT FROM postbus.dead x WHERE x.subscription = the_subscription AND x.lane = f.lane
+                )
+            ) AS free
+        FROM fresh f
+    )
+    UPDATE postbus.delivery d
+    SET lane = p.lane, state = CASE WHEN NOT p.free THEN 2 WHEN d.due > the_now THEN 3 ELSE 1 END
+    FROM placed p WHERE d.seq = p.seq AND d.subscription = the_subscription;
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    RETURN v_count;
+END $$;
+
+-- These keys may be free: let the first that waits for each go on.
+CREATE FUNCTION postbus.advance(subscriptions integer[], lanes text[], the_now timestamptz)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE postbus.delivery d
+    SET state = CASE WHEN d.due > the_now THEN 3 ELSE 1 END
+    FROM (SELECT DISTINCT * FROM unnest(subscriptions, lanes) AS u(subscription, lane)) f
+    CROSS JOIN LATERAL (
+        SELECT w.seq FROM postbus.delivery w
+        WHERE w.subscription = f.subscription AND w.lane = f.lane AND w.state = 2 ORDER BY w.seq LIMIT 1
+    ) n
+    WHERE d.seq = n.seq AND d.subscription = f.subscription
+        AND NOT EXISTS (
+            SELECT FROM postbus.delivery h
+            WHERE h.subscription = f.subscription AND h.lane = f.lane AND h.lane IS NOT NULL AND h.state <> 2
+        ) AND NOT EXISTS (
+            SELECT FROM postbus.dead x WHERE x.subscription = f.subscription AND x.lane = f.lane
+        );
+END $$;
+
+-- The last row says how the subscription stands: `what` is 0 unknown, 1 paused, 2 open; the others are deliveries.
+CREATE FUNCTION postbus.claim(
+    the_name text, the_owner text, the_limit integer, the_lease double precision, is_alone boolean, sweeps boolean
+) RETURNS TABLE (
+    what integer, subscription integer, seq bigint, attempt integer, fence bigint, id bytea, name text, topic text,
+    key text, micros bigint, version integer, format text, body bytea, expires bigint, headers text,
+    wait double precision, suspects boolean
+) LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+#variable_conflict use_column
+DECLARE
+    v_id integer;
+    v_ordered boolean;
+    v_paused boolean;
+    v_now timestamptz;
+    v_fence bigint;
+BEGIN
+    SELECT s.id, s.ordered, s.paused INTO v_id, v_ordered, v_paused FROM postbus.subscription s WHERE s.name = the_name;
+    IF v_ordered THEN
+        PERFORM pg_advisory_xact_lock(LOCKCLASS, v_id);
+        SELECT s.id, s.ordered, s.paused INTO v_id, v_ordered, v_paused
+        FROM postbus.subscription s WHERE s.name = the_name;
+    END IF;
+    IF v_id IS NULL OR v_paused THEN
+        RETURN QUERY SELECT (v_id IS NOT NULL)::integer, v_id, 0::bigint, 0, 0::bigint, ''::bytea, '', '', '',
+            0::bigint, 0, '', ''::bytea, 0::bigint, '', NULL::double precision, false;
+        RETURN;
+    END IF;
+    v_now := clock_timestamp();
+    IF sweeps THEN
+        UPDATE postbus.delivery d SET state = 4, attempt = d.attempt + d.alone::integer, owner = NULL
+        FROM (
+            SELECT l.seq FROM postbus.delivery l
+            WHERE l.subscription = v_id AND l.state = 5 AND l.until <= v_now FOR UPDATE SKIP LOCKED
+        ) ended WHERE d.seq = ended.seq AND d.subscription = v_id;
+    END IF;
+    UPDATE postbus.delivery d SET state = 4
+    FROM (
+        SELECT l.seq FROM postbus.delivery l
+        WHERE l.subscription = v_id AND l.state = 3 AND l.due <= v_now AND l.suspect FOR UPDATE SKIP LOCKED
+    ) ready WHERE d.seq = ready.seq AND d.subscription = v_id;
+    IF NOT is_alone AND (v_ordered OR EXISTS (
+        SELECT FROM postbus.delivery f WHERE f.subscription = v_id AND f.state = 0
+    )) THEN
+        WHILE (
+            SELECT count(*) FROM (
+                SELECT FROM postbus.delivery r WHERE r.subscription = v_id AND r.state = 1 LIMIT the_limit
+            ) x
+        ) < the_limit LOOP
+            EXIT WHEN postbus.sort(v_id, v_ordered, v_now) = 0;
+        END LOOP;
+    END IF;
+    v_fence := nextval('postbus.fence');
+    IF is_alone THEN
+        RETURN QUERY
+        WITH one AS MATERIALIZED (
+            SELECT l.seq FROM postbus.delivery l WHERE l.subscription = v_id AND l.state = 4
+            ORDER BY l.seq LIMIT least(the_limit, 1) FOR UPDATE SKIP LOCKED
+        )
+        UPDATE postbus.delivery d
+        SET state = 5, owner = the_owner, fence = v_fence, alone = true,
+            until = v_now + the_lease * interval '1 second'
+        FROM one JOIN postbus.event e ON e.seq = one.seq
+        WHERE d.seq = one.seq AND d.subscription = v_id
+        RETURNING 3, v_id, d.seq, d.attempt, v_fence, uuid_send(e.id), e.name, e.topic, e.key, e.micros, e.version,
+            e.format, e.body, e.expires, e.headers::text, NULL::double precision, true;
+    ELSE
+        RETURN QUERY
+        WITH due AS MATERIALIZED (
+            SELECT l.seq, l.due FROM postbus.delivery l
+            WHERE l.subscription = v_id AND l.state = 3 AND l.due <= v_now AND NOT l.suspect
+            ORDER BY l.due, l.seq LIMIT the_limit FOR UPDATE SKIP LOCKED
+        ), fresh AS MATERIALIZED (
+            SELECT l.seq FROM postbus.delivery l
+            WHERE l.subscription = v_id AND l.state = 1
+            ORDER BY l.seq LIMIT the_limit - (SELECT count(*) FROM due) FOR UPDATE SKIP LOCKED
+        ), taken AS MATERIALIZED (
+            SELECT u.seq, u.due FROM due u UNION ALL SELECT f.seq, NULL FROM fresh f
+        ), leased AS (
+            UPDATE postbus.delivery d
+            SET state = 5, owner = the_owner, fence = v_fence, alone = false,
+                until = v_now + the_lease * interval '1 second'
+            FROM taken t JOIN postbus.event e ON e.seq = t.seq
+            WHERE d.seq = t.seq AND d.subscription = v_id
+            RETURNING d.seq, d.attempt, t.due, e.id, e.name, e.topic, e.key, e.micros, e.version, e.format, e.body,
+                e.expires, e.headers
+        )
+        SELECT 3, v_id, x.seq, x.attempt, v_fence, uuid_send(x.id), x.name, x.topic, x.key, x.micros, x.version,
+            x.format, x.body, x.expires, x.headers::text, NULL::double precision, false
+        FROM leased x ORDER BY x.due NULLS LAST, x.seq;
+    END IF;
+    RETURN QUERY SELECT 2, v_id, 0::bigint, 0, v_fence, ''::bytea, '', '', '', 0::bigint, 0, '', ''::bytea,
+        0::bigint, '',
+        (SELECT extract(epoch FROM l.due - v_now)::double precision FROM postbus.delivery l
+         WHERE l.subscription = v_id AND l.state = 3 ORDER BY l.due LIMIT 1),
+        EXISTS (SELECT FROM postbus.delivery l WHERE l.subscription = v_id AND l.state = 4);
+END $$;
