@@ -202,6 +202,23 @@ def test_the_event_type_is_read_from_the_annotation(bus: Bus) -> None:
     assert seen == [OrderPlaced("o-1"), OrderPlaced("o-1"), OrderShipped("o-1")]
 
 
+async def test_a_context_that_may_be_none_is_given_all_the_same(bus: Bus) -> None:
+    seen: list[object] = []
+
+    @bus.on
+    def optional(event: OrderPlaced, context: Context | None = None) -> None:
+        seen.append(context and context.name)
+
+    @bus.subscriber
+    async def delivered(event: OrderPlaced, context: DeliveryContext | None) -> None:
+        seen.append(context and context.attempt)
+
+    async with bus:
+        await bus.publish(OrderPlaced("o-1"))
+        await bus.drain()
+    assert seen == ["orders.order.placed", 1]
+
+
 def test_bad_signatures_are_refused_at_registration(bus: Bus) -> None:
     with pytest.raises(ConfigError, match="takes no event"):
         bus.add_handler(lambda: None, OrderPlaced)

@@ -88,9 +88,10 @@ def _is_async(fn: object) -> bool:
 def _is_context(annotation: object, label: str, *, delivered: bool) -> bool:
     if isinstance(annotation, str):  # it could not be resolved: go by its last word
         annotation = {"Context": Context, "DeliveryContext": DeliveryContext}.get(annotation.rpartition(".")[2])
-    if annotation is DeliveryContext and not delivered:
+    kinds = _classes(annotation)
+    if DeliveryContext in kinds and not delivered:
         raise ConfigError(f"{label} is an in-process handler, and there is no delivery: annotate `Context` instead")
-    return isinstance(annotation, type) and issubclass(annotation, Context)
+    return any(issubclass(kind, Context) for kind in kinds)  # `Context | None` is for who also calls it by hand
 
 
 def _classes(annotation: object) -> tuple[type[Any], ...]:
