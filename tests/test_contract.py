@@ -43,3 +43,12 @@ async def test_a_raw_event_has_the_key_it_was_published_under(make: Make) -> Non
         await bus.publish(RawEvent("users.user.created", {"n": 3}, key="own"))
         await bus.drain()
     assert seen == [({"n": 1}, "given", "given"), ({"n": 2}, "given", "given"), ({"n": 3}, "own", "own")]
+
+
+@pytest.mark.parametrize("setting", [{"concurrency": 0}, {"concurrency": "5"}, {"lease": 0}, {"grace": -1}])
+async def test_a_worker_refuses_the_settings_that_its_bus_refuses(make: Make, setting: dict[str, Any]) -> None:
+    (name,) = setting
+    with pytest.raises(ConfigError, match=name):
+        make(**setting)
+    with pytest.raises(ConfigError, match=name):
+        await make().run_worker(**setting)

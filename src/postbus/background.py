@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .catalog import Catalog
-from .clock import Clock, SystemClock, seconds
+from .clock import Clock, Span, SystemClock, seconds
 from .context import Publishes
 from .dispatch import Dispatch
 from .errors import ConfigError
@@ -26,7 +26,7 @@ from .transaction import Followers
 from .transport import SubscriptionStats, Transacting
 from .worker import Worker, WorkerSettings
 
-__all__ = ["Background"]
+__all__ = ["Background", "worker_settings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +173,19 @@ class Background:
         return stats.next_due is not None and stats.next_due <= horizon
 
 
+def worker_settings(*, concurrency: int, lease: Span, grace: Span, **more: Any) -> WorkerSettings:
+    """Check how workers are to run.
+
+    Raises:
+        ConfigError: naming the value and what was expected.
+    """
+    if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
+        raise ConfigError(f"concurrency={concurrency!r}: expected a whole number from 1")
+    return WorkerSettings(
+        concurrency=concurrency, lease=seconds(lease, "lease", least=0.05), grace=seconds(grace, "grace"), **more
+    )
+
+
 def _shown(stats: Sequence[SubscriptionStats]) -> str:
     return "; ".join(
         f"{s.name}: {s.backlog} ready, {s.in_flight} running, {s.scheduled} scheduled, {s.retrying} retrying"
@@ -186,5 +199,5 @@ def _changed(base: WorkerSettings, changes: Mapping[str, Any]) -> WorkerSettings
         if name not in known:
             raise ConfigError(f"a worker has no setting {name!r}: expected {', '.join(sorted(known))}")
         if value is not None:
-            known[name] = seconds(value, name) if name in ("lease", "grace") else value
-    return WorkerSettings(**known)
+            known[name] = value
+    return worker_settings(**known)

@@ -13,7 +13,7 @@ from typing import Any, Self
 from uuid import UUID
 
 from .address import Address, Settings
-from .background import Background
+from .background import Background, worker_settings
 from .catalog import Catalog, Hook
 from .clock import Clock, Span, SystemClock, seconds
 from .codec import Codec, codec_named
@@ -126,7 +126,7 @@ class Bus(Router):
             counters=self.counters,
             clock=settings.clock,
             middleware=[m for m in middleware if isinstance(m, AroundDelivery)],
-            settings=_worker_settings(concurrency, lease, grace),
+            settings=worker_settings(concurrency=concurrency, lease=lease, grace=grace),
             unknown_after=seconds(unknown_after, "unknown_after"),
             followers=self._publisher.followers,
         )
@@ -446,14 +446,6 @@ def _settings(
         retain=None if retain is None else seconds(retain, "retain"),
         publish_timeout=seconds(publish_timeout, "publish_timeout", least=0.001),
         max_size=_whole(max_size, "max_size", 1),
-    )
-
-
-def _worker_settings(concurrency: int, lease: Span, grace: Span) -> WorkerSettings:
-    return WorkerSettings(
-        concurrency=_whole(concurrency, "concurrency", 1),
-        lease=seconds(lease, "lease", least=0.05),
-        grace=seconds(grace, "grace"),
     )
 
 
