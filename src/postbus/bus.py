@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 from uuid import UUID
 
 from .address import Address, Settings
@@ -28,7 +28,7 @@ from .lifecycle import Lifecycle, refuse_loop
 from .local import Handlers
 from .middleware import AroundDelivery, AroundPublish, Middleware
 from .observe import Counters, Observer
-from .publish import NO_OPTIONS, Options, Publisher
+from .publish import NO_OPTIONS, Options, Publisher, PublishOptions
 from .router import Handler, Router
 from .slots import Isolate
 from .subscription import Subscriber
@@ -239,7 +239,7 @@ class Bus(Router):
             options = NO_OPTIONS
         return await self._publisher.publish(event, options)
 
-    async def publish_many(self, events: Iterable[object], **options: Any) -> list[Envelope]:
+    async def publish_many(self, events: Iterable[object], **options: Unpack[PublishOptions]) -> list[Envelope]:
         """Publish several events as one batch for each topic; options as of `publish`.
 
         Raises:
@@ -249,7 +249,7 @@ class Bus(Router):
         await self._life.ready()
         return await self._publisher.publish_many(batch, Options(**options)) if batch else []
 
-    def publish_sync(self, event: object, **options: Any) -> Envelope:
+    def publish_sync(self, event: object, **options: Unpack[PublishOptions]) -> Envelope:
         """As `publish`, on the caller's thread and connection.
 
         Raises:
@@ -261,7 +261,7 @@ class Bus(Router):
         chosen = Options(**options) if options else NO_OPTIONS
         return self._publisher.publish_sync((event,), chosen, self._life.run)[0]
 
-    def publish_many_sync(self, events: Iterable[object], **options: Any) -> list[Envelope]:
+    def publish_many_sync(self, events: Iterable[object], **options: Unpack[PublishOptions]) -> list[Envelope]:
         """As `publish_many`, on the caller's thread and connection."""
         refuse_loop("bus.publish_many_sync(...)", "await bus.publish_many(...)")
         batch = tuple(events)

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import time_ns
-from typing import Any
+from typing import Any, TypedDict
 from uuid import UUID
 
 from .catalog import Catalog
@@ -25,7 +25,7 @@ from .observe import Counters, Fact, Published
 from .transaction import After, Followers, Pending, Transaction, connection_of
 from .transport import Append, Direct, Duplicate, Enlisting, Immediate, Outgoing, Refused, Stored, Transport, Unknown
 
-__all__ = ["Options", "Publisher"]
+__all__ = ["Options", "PublishOptions", "Publisher"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +42,18 @@ class Options:
 
 
 NO_OPTIONS = Options()
+
+
+class PublishOptions(TypedDict, total=False):
+    """The same, as keywords."""
+
+    key: object
+    id: UUID | None
+    headers: Mapping[str, str] | None
+    delay: Span | None
+    at: datetime | None
+    expires: Span | datetime | None
+    within: Any
 
 
 class Publisher:
