@@ -108,7 +108,7 @@ class Appending:
         self._retain = retain
         self._patience = patience
         self._ring = ring
-        self._append = tables(
+        self.sql = tables(
             "SELECT postbus.append(%s, %s, %s::text[], %s::text[], %s::integer[], %s::text[], %s::integer[], "
             "%s::integer[], %s::integer[], %s::uuid[], %s::integer[], %s::text[], %s::bigint[], %s::bytea[], "
             "%s::bigint[], %s::text[], %s::double precision[])"
@@ -135,7 +135,7 @@ class Appending:
         for _ in range(10):
             batch = Batch(items, routing, self._retain)
             try:
-                ((new,),) = await self._line.ask(self._append, batch.values, patience=self._patience)
+                ((new,),) = await self._line.ask(self.sql, batch.values, patience=self._patience)
             except Refusal as error:
                 if not error.again:
                     raise

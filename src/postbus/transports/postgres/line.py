@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, Protocol, TypeAlias
 from urllib.parse import parse_qsl, urlencode
@@ -17,12 +19,16 @@ from psycopg import AsyncConnection, Connection
 from ...address import Address
 from ...errors import Closed, TransportError
 
-__all__ = ["AnswerLost", "Ask", "Door", "Line", "Refusal", "Row", "Unreachable", "translated"]
+__all__ = ["AnswerLost", "Ask", "Door", "Line", "Refusal", "Row", "Unreachable", "hang_up", "translated"]
 
 Row: TypeAlias = tuple[Any, ...]
 
 # What ends a connection, though the server says it as an error: shutdown, crash, and the pooler's own.
 _ENDING = ("08", "57P")
+
+
+# Seconds for the few transactions that may have much to do: a migration, a subscription that is given what is stored.
+_LONG = 60.0
 
 
 class Unreachable(TransportError):
@@ -120,9 +126,9 @@ class Line:
             return await self._run(connection, sql, values)
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Ask]:
+    async def transaction(self, patience: float = _LONG) -> AsyncIterator[Ask]:
         """Statements that commit together, when all went well."""
-        async with self._taken(self.door.patience) as connection:
+        async with self._taken(max(patience, self.door.patience)) as connection:
 
             async def ask(sql: str, values: Sequence[Any] | None = None) -> list[Row]:
                 return await self._run(connection, sql, values)
@@ -147,17 +153,16 @@ class Line:
             if self._closed:
                 raise Closed(f"the transport of {self.door} is closed")
             connection = self._idle.pop() if self._idle else await self.door.connection()
+            # Not a timeout that cancels: the client library would wait for the server to agree.
+            alarm = asyncio.get_running_loop().call_later(patience, hang_up, connection)
             try:
-                async with asyncio.timeout(patience):
-                    yield connection
-            except TimeoutError:
-                await connection.close()
-                raise AnswerLost(f"{self.door} did not answer within {patience:g} s") from None
+                yield connection
             except BaseException:
                 if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
                     await connection.close()
                 raise
             finally:
+                alarm.cancel()
                 if self._closed:
                     await connection.close()
                 elif not connection.closed:
@@ -178,6 +183,12 @@ class Line:
         self._closed = True
         while self._idle:
             await self._idle.pop().close()
+
+
+def hang_up(connection: AsyncConnection[Row] | Connection[Row]) -> None:
+    """Break a connection whose answer lasts too long: whoever waits for it learns so at once."""
+    with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as line:
+        line.shutdown(socket.SHUT_RDWR)
 
 
 def translated(error: Exception, door: Door, *, broken: bool) -> TransportError:

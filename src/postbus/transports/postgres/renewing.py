@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -15,7 +13,7 @@ from psycopg import Connection
 
 from ...delivery import Delivery
 from ...transport import WorkerInfo
-from .line import Door, Row, translated
+from .line import Door, Row, hang_up, translated
 from .schema import Tables
 
 __all__ = ["PostgresRenewer"]
@@ -91,16 +89,10 @@ class PostgresRenewer:
 @contextlib.contextmanager
 def _alarm(connection: Connection[Row], patience: float) -> Iterator[None]:
     """Break the connection of a call that lasts too long: the client library itself would wait for ever."""
-    with socket.socket(fileno=os.dup(connection.fileno())) as line:
-        timer = threading.Timer(patience, _break, (line,))
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-
-
-def _break(line: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        line.shutdown(socket.SHUT_RDWR)
+    timer = threading.Timer(patience, hang_up, (connection,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

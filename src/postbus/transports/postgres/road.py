@@ -7,9 +7,11 @@ import os
 from collections.abc import Collection, Coroutine, Sequence, Set
 from typing import Any, TypeVar
 
+import psycopg
+
 from ...address import Settings
 from ...delivery import Delivery, Outcome, Release
-from ...errors import Closed, ForkError, PostbusError
+from ...errors import Closed, ConfigError, ForkError, PostbusError
 from ...transport import Append, Claimed, Conflict, Outgoing, Renewer, Settle, SubscriptionSpec, Traits
 from .appending import Appending
 from .bell import Bell
@@ -22,6 +24,7 @@ from .routing import Registry
 from .schema import Tables, migrate
 from .settling import Settling
 from .upkeep import Upkeep
+from .within import Within
 
 __all__ = ["PostgresTransport"]
 
@@ -80,6 +83,8 @@ class PostgresTransport(Desk):
             patience=min(self._settings.publish_timeout * _SHARE, self._door.patience),
             ring=self._bell.ring,
         )
+        ((identity,),) = await line.ask(self._tables("SELECT uuid_send(identity) FROM postbus.meta"), ())
+        self._within = Within(self._tables, self._registry, self._appending.sql, self._settings.retain, identity)
         self._upkeep = Upkeep(line, self._tables, self._declaring)
         self._open = True
 
@@ -174,3 +179,21 @@ class PostgresTransport(Desk):
         """See `Transport.renewer`."""
         self._check()
         return PostgresRenewer(self._door, self._tables, self._check_process)
+
+    # -- within the caller's transaction
+
+    def enlists(self, connection: object) -> bool:
+        """Whether it is psycopg's connection for threads."""
+        return isinstance(connection, psycopg.Connection)
+
+    def append_within(self, connection: Any, items: Sequence[Outgoing]) -> Sequence[Append]:
+        """Append in the transaction that is open on the caller's connection, or that it opens by itself."""
+        self._check()
+        if not isinstance(connection, psycopg.Connection):
+            raise ConfigError(f"within= a {type(connection).__qualname__}: expected a psycopg.Connection")
+        return self._within.append(connection, items)
+
+    def surviving(self, connection: Any, ids: Sequence[bytes]) -> Set[bytes]:
+        """Which of these appended events no savepoint has rolled back."""
+        self._check()
+        return self._within.surviving(connection, ids)

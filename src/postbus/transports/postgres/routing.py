@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from ...transport import Stored, SubscriptionSpec
-from .line import Ask, Line
+from .line import Ask, Line, Row
 from .schema import Tables
 
 __all__ = ["Place", "Registry", "Route", "Routing", "pack_spec", "unpack_spec"]
@@ -65,7 +65,7 @@ class Registry:
 
     def __init__(self, line: Line, tables: Tables) -> None:
         self._line = line
-        self._select = tables(
+        self.select = tables(
             "SELECT m.revision, s.id, s.spec::text FROM postbus.meta m "
             "LEFT JOIN postbus.subscription s ON s.name IS NOT NULL ORDER BY s.id"
         )
@@ -84,7 +84,10 @@ class Registry:
 
     async def read_by(self, ask: Ask) -> Routing:
         """As this connection sees it."""
-        rows = await ask(self._select, ())
+        return self.routing_of(await ask(self.select, ()))
+
+    def routing_of(self, rows: Sequence[Row]) -> Routing:
+        """What the rows of `select` say."""
         return Routing(rows[0][0], [Place(id_, unpack_spec(spec)) for _, id_, spec in rows if id_ is not None])
 
 

@@ -64,7 +64,7 @@ class Upkeep:
     async def tidy(self) -> bool:
         """Take one bite of everything; whether there may be more."""
         more = False
-        async with self._line.transaction() as ask:
+        async with self._line.transaction(0.0) as ask:
             ((mine,),) = await ask("SELECT pg_try_advisory_xact_lock(%s, -1)", (self._tables.lock,))
             if not mine:
                 return False
