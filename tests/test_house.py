@@ -20,7 +20,7 @@ CORRIDOR = tuple(
     errors limits models event envelope delivery clock failure codec signing catalog cloudevents
     address transport observe
     retry context middleware signature subscription router
-    threads dispatch local transaction courier gathering publish
+    threads dispatch local transaction courier gathering options publish
     leases lanes claims settler watch slots worker child supervisor
     outbox inbox portal inspection connect environment lifecycle background bus
     health doctor shown logs program isolate

@@ -28,7 +28,8 @@ from .lifecycle import Lifecycle, refuse_loop
 from .local import Handlers
 from .middleware import AroundDelivery, AroundPublish, Middleware
 from .observe import Counters, Observer
-from .publish import NO_OPTIONS, Options, Publisher, PublishOptions
+from .options import NO_OPTIONS, Options, PublishOptions
+from .publish import Publisher
 from .router import Handler, Router
 from .slots import Isolate
 from .subscription import Subscriber

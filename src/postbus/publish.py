@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import time_ns
-from typing import Any, TypedDict
+from typing import Any
 from uuid import UUID
 
 from .catalog import Catalog
-from .clock import Clock, Span, SystemClock, seconds
+from .clock import Clock, SystemClock, seconds
 from .context import Context, Publishes
 from .courier import Courier
 from .envelope import Envelope, checked_headers
@@ -22,38 +21,11 @@ from .gathering import Gathering, current, gather, joined, outer_of
 from .local import Handlers
 from .middleware import AroundPublish, Publishing, entered
 from .observe import Counters, Fact, Published
+from .options import NO_OPTIONS, Options
 from .transaction import After, Followers, Pending, Transaction, connection_of
 from .transport import Append, Direct, Duplicate, Enlisting, Immediate, Outgoing, Refused, Stored, Transport, Unknown
 
-__all__ = ["Options", "PublishOptions", "Publisher"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """The options of one publish; see `Bus.publish`."""
-
-    key: object = None
-    id: UUID | None = None
-    headers: Mapping[str, str] | None = None
-    delay: Span | None = None
-    at: datetime | None = None
-    expires: Span | datetime | None = None
-    within: Any = None
-
-
-NO_OPTIONS = Options()
-
-
-class PublishOptions(TypedDict, total=False):
-    """The same, as keywords."""
-
-    key: object
-    id: UUID | None
-    headers: Mapping[str, str] | None
-    delay: Span | None
-    at: datetime | None
-    expires: Span | datetime | None
-    within: Any
+__all__ = ["Publisher"]
 
 
 class Publisher:
