@@ -11,6 +11,9 @@ local consumer = owner .. '|' .. ARGV[4]
 local got, next_due, suspects, more = 0, -1, 0, 0
 local out = {}
 local topics = {}
+-- By the clock, so that each claim's is greater than those of all claims before it, whatever the subscription.
+local time = call('TIME')
+local fence = tonumber(time[1]) * 1000000 + tonumber(time[2])
 
 local function due_at(at)
   if next_due < 0 or at - now < next_due then next_due = at - now end
@@ -41,7 +44,7 @@ local function expire_pending(T)
       first_end = ends
     end
   end
-  if moved then call('HSET', T.own .. ':c', 'swept', string.format('%.0f', T.fence)) end
+  if moved then call('HSET', T.own .. ':c', 'swept', string.format('%.0f', fence)) end
   if #rows == 200 then
     call('HSET', T.own .. ':c', 'cursor', '(' .. rows[200][1], 'first_end', first_end)
   else
@@ -72,17 +75,21 @@ local function lease_own(T, from, listed)
     end
   end
   if #eids == 0 then return end
+  for _, eid in ipairs(eids) do
+    local _, held = read_meta(call('HGET', T.own .. ':m', eid))
+    fence = math.max(fence, held)
+  end
   out[#out + 1] = T.place
   out[#out + 1] = ''
-  out[#out + 1] = string.format('%.0f', T.fence + 1)
+  out[#out + 1] = string.format('%.0f', fence + 1)
   out[#out + 1] = #eids
   for _, eid in ipairs(eids) do
-    T.fence = T.fence + 1
     local attempt = read_meta(call('HGET', T.own .. ':m', eid))
+    fence = fence + 1
     local body = split(call('HGET', T.own .. ':b', eid))
     call('ZREM', from, eid)
     call('ZADD', T.own .. ':q', now + lease, eid)
-    call('HSET', T.own .. ':m', eid, meta(attempt, T.fence, alone and 1 or 0, 0, owner))
+    call('HSET', T.own .. ':m', eid, meta(attempt, fence, alone and 1 or 0, 0, owner))
     out[#out + 1] = eid
     out[#out + 1] = body[1]
     out[#out + 1] = body[2]
@@ -180,8 +187,8 @@ local function take_new(T)
   if count == 0 then
     for i = 1, 4 do out[first + i] = nil end
   else
-    out[first + 3], out[first + 4] = string.format('%.0f', T.fence + 1), count
-    T.fence = T.fence + count
+    out[first + 3], out[first + 4] = string.format('%.0f', fence + 1), count
+    fence = fence + count
     if T.sweep_at == 0 or now + lease < T.sweep_at then
       T.sweep_at = now + lease
       call('HSET', T.own .. ':c', 'sweep_at', T.sweep_at)
@@ -197,11 +204,13 @@ for i = 1, #KEYS do
   if not c[1] then return redis.error_reply('GONE ' .. KEYS[i]) end
   topics[i] = {
     place = i, stream = KEYS[i], tag = tag, own = own, group = c[1], wants_text = c[2], ordered = c[4] == '1',
-    paused = c[5] == '1', fence = tonumber(c[6]), was = tonumber(c[6]), sweep_at = tonumber(c[7] or 0),
+    paused = c[5] == '1', fence = tonumber(c[6] or 0), sweep_at = tonumber(c[7] or 0),
     cursor = c[8] or '-', first_end = tonumber(c[9] or 0), memo = {},
     older = older_wants(own, c[3], c[1], KEYS[i]),
   }
 end
+for _, T in ipairs(topics) do fence = math.max(fence, T.fence) end
+local started = fence
 -- As the first write, one that a full server allows: then it allows what follows, and a backlog can be drained.
 call('ZREM', topics[1].own .. ':q', '')
 for _, T in ipairs(topics) do
@@ -232,7 +241,7 @@ if not alone then
   end
 end
 for _, T in ipairs(topics) do
-  if T.fence ~= T.was then call('HSET', T.own .. ':c', 'fence', string.format('%.0f', T.fence)) end
+  if fence ~= started then call('HSET', T.own .. ':c', 'fence', string.format('%.0f', fence)) end
   if got < limit then
     call('HDEL', T.tag .. ':c', 'bell')
     call('HDEL', T.own .. ':c', 'bell')

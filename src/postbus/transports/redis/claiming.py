@@ -123,17 +123,16 @@ class Claiming:
             self.look_closely(ask.record.number)
             return []
         stream = self._office.keys.stream(direct.topic)
-        own = f"{self._office.keys.tag(direct.topic)}:{ask.record.number}:c"
         consumer = f"{ask.owner}|{max(1, round(ask.lease * 1000))}"
-        revision, fence, reply = await self._line.ask(
+        revision, now, reply = await self._line.ask(
             ("HGET", self._office.keys.registry[0], "revision"),
-            ("HINCRBY", own, "fence", ask.limit),
+            ("TIME",),
             ("XREADGROUP", "GROUP", direct.group, consumer, "COUNT", ask.limit, "STREAMS", stream, ">"),
         )
-        if not reply or isinstance(reply, ResponseError) or isinstance(fence, ResponseError):
+        if not reply or isinstance(reply, ResponseError) or isinstance(now, ResponseError):
             return []
         entries = reply[0][1]
-        found, moved = self._sort_out(ask, direct, entries, fence - len(entries) + 1)
+        found, moved = self._sort_out(ask, direct, entries, int(now[0]) * 1_000_000 + int(now[1]) + 1)
         changed = revision != registry.revision
         if changed:
             moved += [(delivery, Release()) for delivery in found]

@@ -81,7 +81,7 @@ for i = 2, #ARGV, 8 do
         suspect = ARGV[i + 7] == '1'
         if tonumber(ARGV[i + 5]) > 0 then due = now + tonumber(ARGV[i + 5]) end
       end
-      keep(own, eid, name, key, envelope, attempt)
+      keep(own, eid, name, key, envelope, attempt, 0, tonumber(fence))
       if what == 'delay' then
         call('ZADD', own .. ':d', ARGV[i + 5], eid)
       else

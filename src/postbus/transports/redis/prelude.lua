@@ -129,9 +129,9 @@ local function place(own, ordered, key, eid, due, now)
   make_ready(own, eid, due, now)
 end
 
-local function keep(own, eid, name, key, envelope, attempt, due)
+local function keep(own, eid, name, key, envelope, attempt, due, fence)
   call('HSET', own .. ':b', eid, join(name, key, envelope))
-  call('HSET', own .. ':m', eid, meta(attempt, 0, 0, due or 0, ''))
+  call('HSET', own .. ':m', eid, meta(attempt, fence or 0, 0, due or 0, ''))
 end
 
 local function forget(own, eid)
