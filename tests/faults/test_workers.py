@@ -71,7 +71,8 @@ async def test_frozen_workers_are_fenced_off(torment: Rig) -> None:
     assert verdict.accepted == 10_000, verdict
     assert not verdict.lost, verdict
     assert not verdict.overlaps, verdict
-    assert max(verdict.attempts.values()) == 1, verdict
+    # A suspect whose worker stood still while it ran alone is charged: nobody can tell that from a death.
+    assert sum(attempt > 1 for attempt in verdict.attempts.values()) <= 4, verdict
 
 
 @pytest.mark.timeout(60)
