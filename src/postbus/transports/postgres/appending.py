@@ -13,7 +13,7 @@ from .line import AnswerLost, Line, Refusal, Unreachable
 from .routing import Registry, Routing
 from .schema import Tables
 
-__all__ = ["Appending", "Batch"]
+__all__ = ["Appending", "Batch", "Statements"]
 
 _DUPLICATE = Duplicate()
 _encode = msgspec.json.encode
@@ -78,9 +78,14 @@ class Batch:
         return number
 
     @property
-    def values(self) -> list[Any]:
-        """The arguments."""
-        return [self._routing.revision, self._retain, *self._kind_rows, *self._pairs, *self._columns]
+    def call(self) -> tuple[bool, list[Any]]:
+        """Whether one event is all there is, and the arguments for that or for many."""
+        head = [self._routing.revision, self._retain]
+        if len(self._places) != 1:
+            return False, [*head, *self._kind_rows, *self._pairs, *self._columns]
+        name, topic, version, format_, _ = (column[0] for column in self._kind_rows)
+        id_, _, *rest = (None if column is None else column[0] for column in self._columns)
+        return True, [*head, name, topic, version, format_, self._pairs[1], id_, *rest]
 
     def answered(self, new: Sequence[int]) -> list[Append]:
         """What became of each, when these (from 1) were new."""
@@ -88,6 +93,21 @@ class Batch:
             for number in set(range(1, len(self._places) + 1)).difference(new):
                 self.results[self._places[number - 1]] = _DUPLICATE
         return self.results
+
+
+class Statements:
+    """What a batch is called with."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.one = tables(
+            "SELECT postbus.append_one(%s, %s, %s, %s, %s::integer, %s, %s::integer[], %s::uuid, %s, %s, %s, %s, %s, "
+            "%s::double precision)"
+        )
+        self.many = tables(
+            "SELECT postbus.append(%s, %s, %s::text[], %s::text[], %s::integer[], %s::text[], %s::integer[], "
+            "%s::integer[], %s::integer[], %s::uuid[], %s::integer[], %s::text[], %s::bigint[], %s::bytea[], "
+            "%s::bigint[], %s::text[], %s::double precision[])"
+        )
 
 
 class Appending:
@@ -108,11 +128,7 @@ class Appending:
         self._retain = retain
         self._patience = patience
         self._ring = ring
-        self.sql = tables(
-            "SELECT postbus.append(%s, %s, %s::text[], %s::text[], %s::integer[], %s::text[], %s::integer[], "
-            "%s::integer[], %s::integer[], %s::uuid[], %s::integer[], %s::text[], %s::bigint[], %s::bytea[], "
-            "%s::bigint[], %s::text[], %s::double precision[])"
-        )
+        self.statements = Statements(tables)
 
     async def append(self, items: Sequence[Outgoing]) -> list[Append]:
         """Store events; one result for each."""
@@ -135,7 +151,9 @@ class Appending:
         for _ in range(10):
             batch = Batch(items, routing, self._retain)
             try:
-                ((new,),) = await self._line.ask(self.sql, batch.values, patience=self._patience)
+                one, values = batch.call
+                sql = self.statements.one if one else self.statements.many
+                ((new,),) = await self._line.ask(sql, values, patience=self._patience)
             except Refusal as error:
                 if not error.again:
                     raise

@@ -84,7 +84,7 @@ class PostgresTransport(Desk):
             ring=self._bell.ring,
         )
         ((identity,),) = await line.ask(self._tables("SELECT uuid_send(identity) FROM postbus.meta"), ())
-        self._within = Within(self._tables, self._registry, self._appending.sql, self._settings.retain, identity)
+        self._within = Within(self._tables, self._registry, self._appending.statements, self._settings.retain, identity)
         self._upkeep = Upkeep(line, self._tables, self._declaring)
         self._open = True
 

@@ -13,7 +13,7 @@ from psycopg.rows import tuple_row
 
 from ...errors import ConfigError, PublishFailed
 from ...transport import Append, Outgoing, Refused
-from .appending import Batch
+from .appending import Batch, Statements
 from .line import Row
 from .routing import Registry, Routing
 from .schema import Tables
@@ -24,7 +24,9 @@ __all__ = ["Within"]
 class Within:
     """The statements of an append on a connection that is not ours."""
 
-    def __init__(self, tables: Tables, registry: Registry, append: str, retain: float | None, identity: bytes) -> None:
+    def __init__(
+        self, tables: Tables, registry: Registry, append: Statements, retain: float | None, identity: bytes
+    ) -> None:
         self._tables = tables
         self._registry = registry
         self._append = append
@@ -59,7 +61,8 @@ class Within:
                 routing = self._registry.routing_of(_rows(connection, self._registry.select, ()))
                 self._routing = routing
             batch = Batch(items, routing, self._retain)
-            ((new,),) = _rows(connection, self._append, batch.values)
+            one, values = batch.call
+            ((new,),) = _rows(connection, self._append.one if one else self._append.many, values)
             if new is not None:
                 return batch.answered(new)
             routing = None
