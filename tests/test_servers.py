@@ -68,7 +68,8 @@ def test_postgres_freezes_with_the_processes_of_its_connections() -> None:
         server.pause()
         family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
         assert len(family) > 1
-        assert {process.status() for process in family} == {psutil.STATUS_STOPPED}
+        # One that ended just then stays as a zombie: its parent stands still and cannot bury it.
+        assert {process.status() for process in family} - {psutil.STATUS_ZOMBIE} == {psutil.STATUS_STOPPED}
 
 
 @pytest.mark.parametrize("fixture", ["redis_url", "postgres_url", "nats_url"])
