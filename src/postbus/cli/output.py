@@ -59,9 +59,12 @@ class Table:
         )
 
     def _rich(self, rich: _Rich) -> str:
-        table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+        table = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold underline")
         for title in self.titles:
-            table.add_column(title.removeprefix(">"), justify="right" if title.startswith(">") else "left")
+            numeric = title.startswith(">")
+            table.add_column(
+                title.removeprefix(">"), justify="right" if numeric else "left", no_wrap=numeric, overflow="fold"
+            )
         for number, row in enumerate(self.rows):
             styles = ["bold red" if (number, place) in self.alarms else "" for place in range(len(row))]
             table.add_row(*(rich.text.Text(cell, style) for cell, style in zip(row, styles, strict=True)))
@@ -76,20 +79,19 @@ class _Rich:
     console: Any
     table: Any
     text: Any
-    box: Any
 
 
-_RICH = ("console", "table", "text", "box")
+_RICH = ("console", "table", "text")
 
 
 def _rich() -> _Rich | None:
     if not colour():
         return None
     try:
-        console, table, text, box = (importlib.import_module(f"rich.{room}") for room in _RICH)
+        console, table, text = (importlib.import_module(f"rich.{room}") for room in _RICH)
     except ModuleNotFoundError:
         return None
-    return _Rich(console, table, text, box)
+    return _Rich(console, table, text)
 
 
 def colour() -> bool:

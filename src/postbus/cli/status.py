@@ -75,7 +75,8 @@ def status(
 ) -> int:
     """Show how every subscription of APP stands.
 
-    READY is what waits for a worker, AGE how long the oldest of it has waited.  --fail-on takes lag, age, dead,
+    Ready is what may run now, age how long the oldest of it has waited; later is what was published with a delay.  A
+    subscription waits when no live worker runs it.  --fail-on takes lag, age, dead,
     in_flight, scheduled, retrying, parked and workers, and looks at each subscription: a check for cron and probes.
     """
     if watch is not None and is_place(watch):  # `--watch shop:bus` means the app
@@ -105,7 +106,7 @@ async def _run(bus: Bus, every: float | None, limits: Sequence[Limit], show: Sho
 
 
 _TITLES = (
-    "subscription", ">ready", ">age", ">running", ">retrying", ">scheduled", ">parked", ">dead", ">workers", "state",
+    "subscription", ">ready", ">age", ">running", ">retry", ">later", ">parked", ">dead", ">workers", "state",
 )  # fmt: skip
 
 
@@ -113,7 +114,7 @@ def _show_table(bus: Bus, stats: Stats, workers: Sequence[WorkerInfo], broken: B
     table = Table(_TITLES)
     for s in stats.values():
         late = bool(s.backlog) and not s.workers and not s.paused
-        state = "paused" if s.paused else "no worker" if late else "ok"
+        state = "paused" if s.paused else "waits" if late else "ok"
         alarm = [7] * bool(s.dead) + [9] * late
         table.add(
             s.name, s.backlog, age(s.oldest_age), s.in_flight, s.retrying, s.scheduled, s.parked, s.dead, s.workers,
