@@ -225,7 +225,8 @@ async def test_what_a_vanished_worker_held_runs_isolated_and_a_killer_stays_ther
     assert sorted(fake.ran) == [(0, 1), (1, 1), (2, 1), (2, 2), (2, 3)]
     assert here == [9]
     assert (letter.reason, letter.attempts, letter.envelope.key) == ("attempts spent", 3, "2")
-    assert "SIGKILL" in letter.error
+    assert letter.failure is not None
+    assert (letter.failure.error, "SIGKILL" in letter.error) == ("postbus.ProcessDied", True)
 
 
 class Endless:

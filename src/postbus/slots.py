@@ -29,6 +29,8 @@ _SLICE = 0.005
 class ProcessDied(Exception):
     """The child process that ran a delivery ended before it answered."""
 
+    __module__ = "postbus"  # dead letters name the error, and in which room it lives is nobody's business
+
 
 class Isolate(Protocol):
     """Runs deliveries in child processes, each of which runs one at a time; see `isolate`."""
