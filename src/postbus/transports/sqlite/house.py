@@ -83,6 +83,7 @@ class House:
             connect=self._connect_reading,
             sweep=self._sweep,
             pace=lambda: self.liveness.lease / 4,
+            ours=lambda: self.writer.last,
         )
         self.doorbell = self._watch.doorbell
         self.writer = Writer(

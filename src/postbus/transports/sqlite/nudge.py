@@ -7,6 +7,7 @@ import os
 import select
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,6 +41,9 @@ class Nudge:
             self._woken.wait(seconds)
             self._woken.clear()
             return False
+        if seconds < 0.001:  # poll counts in milliseconds
+            time.sleep(seconds)
+            seconds = 0.0
         ready = [file for file, _ in self._poll.poll(seconds * 1000)]
         for file in ready:
             with suppress(BlockingIOError):

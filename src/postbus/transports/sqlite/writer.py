@@ -55,6 +55,7 @@ class Writer:
         self.connection = connection
         self.routing = RoutingCache(tables)
         self.served_at = time.monotonic()
+        self.last = 0
         self._changes = connection.total_changes
         self._execute = connection.execute
         self._turnstile = turnstile
@@ -312,6 +313,7 @@ class Writer:
             committing = True
             self._execute("COMMIT")
             transaction.committed = True
+            self.last = transaction.seq
         except Exception as error:  # noqa: BLE001 - the thread has no caller: whoever asked must hear of it
             self._rollback()
             self.routing.forget()  # it may have read what is now rolled back
