@@ -20,6 +20,8 @@ from postbus.delivery import Ack, Delivery, Release
 from postbus.errors import Closed, ForkError, PublishFailed, TransportError, UnknownSubscription
 from postbus.transport import Append, Refused, Stored
 from postbus.transports.sqlite import SqliteTransport
+from postbus.transports.sqlite.operation import Operation
+from postbus.transports.sqlite.store import Transaction
 
 
 @pytest.fixture
@@ -88,6 +90,29 @@ async def test_an_event_that_cannot_be_stored_leaves_its_batch_alone(transport: 
         transport.append_now([item(), unstorable(), item()], 1),
     ):
         assert [type(answer).__name__ for answer in answers] == ["Stored", "Refused", "Stored"]
+
+
+async def test_an_interrupt_in_a_callers_thread_leaves_nothing_open_and_nobody_waiting(
+    transport: SqliteTransport,
+) -> None:
+    writer = transport._open_house().writer
+
+    def store(transaction: Transaction) -> object:
+        return transport._appending.append(transaction, [item(b"half done")])
+
+    def interrupt(_: Transaction) -> None:
+        raise KeyboardInterrupt
+
+    neighbour = Operation(store, writer.deadline(5))
+    neighbour.gate = threading.Lock()
+    neighbour.gate.acquire()
+    with writer._lock, pytest.raises(KeyboardInterrupt):
+        writer._serve([neighbour, Operation(interrupt, writer.deadline(5))])
+    assert neighbour.gate.acquire(timeout=5)
+    with pytest.raises(TransportError, match="broken off"):
+        neighbour.result()
+    assert await transport.append([item(b"after")]) == [Stored(1)]
+    assert [delivery.envelope.body for delivery in (await claim(transport)).deliveries] == [b"after"]
 
 
 # -- a lock that somebody else holds

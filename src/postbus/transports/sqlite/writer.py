@@ -197,11 +197,23 @@ class Writer:
 
     def _serve(self, batch: list[Operation[Any]]) -> None:
         """Do these, and what else waits.  The caller holds the lock."""
-        self._gather(batch)
-        todo = [operation for operation in batch if operation.peek is None or not self._peeked(operation)]
-        if todo and self._begin(todo, batch):
-            self._together([operation for operation in todo if operation.begin()])
-        self._answer(batch)
+        try:
+            self._gather(batch)
+            todo = [operation for operation in batch if operation.peek is None or not self._peeked(operation)]
+            if todo and self._begin(todo, batch):
+                self._together([operation for operation in todo if operation.begin()])
+        except BaseException:  # Ctrl-C in a caller's thread: the others are not to wait for ever, or find it half done
+            self._break_off(batch)
+            raise
+        finally:
+            self._answer(batch)
+
+    def _break_off(self, batch: Sequence[Operation[Any]]) -> None:
+        self._rollback()
+        self.routing.forget()
+        for operation in batch:
+            operation.begin()
+            operation.error = operation.error or CommitLost(f"{self._name}: the transaction was broken off")
 
     def _gather(self, batch: list[Operation[Any]]) -> list[Operation[Any]]:
         fresh: list[Operation[Any]] = []
