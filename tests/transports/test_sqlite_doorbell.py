@@ -124,8 +124,8 @@ async def test_a_wait_that_was_cancelled_leaves_its_ring_to_the_next(near: Sqlit
         for _ in range(turns):
             await asyncio.sleep(0)
         waiting.cancel()
-        heard = await asyncio.gather(waiting, return_exceptions=True)
-        if heard != [{"s"}]:
+        (heard,) = await asyncio.gather(waiting, return_exceptions=True)
+        if heard != {"s"}:
             assert await near.wait(["s"], LONG) == {"s"}
 
 

@@ -6,7 +6,6 @@ import asyncio
 import multiprocessing
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -201,7 +200,7 @@ async def test_a_full_disk_refuses_and_the_process_goes_on(small_disk: Path) -> 
         taken = list((await claim(transport, limit=1)).deliveries)
     except TransportError:
         taken = []
-    await asyncio.to_thread(subprocess.run, ["mount", "-o", "remount,size=8m", small_disk], check=True)
+    await asyncio.to_thread(lambda: subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True))
     assert await transport.append([item()]) == [Stored(1)]
     taken += (await claim(transport, limit=1000)).deliveries
     assert len(taken) == stored + 1
@@ -308,8 +307,8 @@ def test_many_processes_may_open_a_new_file_at_once(tmp_path: Path) -> None:
     os.write(go, b"x" * len(processes))
     for process in processes:
         process.join(30)
-        if process.exitcode is None:
-            os.kill(process.pid, signal.SIGKILL)
+        process.kill()
+        process.join()
     assert [process.exitcode for process in processes] == [0] * len(processes)
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT count(*) FROM postbus_meta").fetchall() == [(1,)]

@@ -234,7 +234,8 @@ async def test_old_ids_are_forgotten_and_young_ones_are_not(path: Path) -> None:
 def test_an_id_is_known_if_it_was_remembered_whatever_it_looks_like(batches: list[list[tuple[int, int]]]) -> None:
     tables, connection = Tables("x"), sqlite3.connect(":memory:", isolation_level=None)
     create(connection, tables)
-    ids, remembered = Ids(tables), set()
+    ids = Ids(tables)
+    remembered: set[bytes] = set()
     for batch in batches:
         some = [moment.to_bytes(6, "big") + bytes(9) + bytes([number]) for moment, number in batch]
         if not some:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 from sqlite_ground import SPEC, broken_laws, claim, item, items, opened, settle, unstorable
@@ -24,7 +25,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def transport(path: Path) -> SqliteTransport:
+async def transport(path: Path) -> AsyncIterator[SqliteTransport]:
     transport = await opened(path, SPEC, ORDERED)
     yield transport
     await transport.close()
@@ -118,8 +119,10 @@ async def test_whatever_the_callers_rows_and_texts_look_like(
     assert await bodies(transport, "o") == [b"1"]
 
 
-@pytest.mark.parametrize("level", ["", "IMMEDIATE"])
-async def test_a_connection_that_begins_by_itself_is_fine(level: str, path: Path, transport: SqliteTransport) -> None:
+@pytest.mark.parametrize("level", ["DEFERRED", "IMMEDIATE"])
+async def test_a_connection_that_begins_by_itself_is_fine(
+    level: Literal["DEFERRED", "IMMEDIATE"], path: Path, transport: SqliteTransport
+) -> None:
     connection = sqlite3.connect(path, isolation_level=level)
     assert transport.append_within(connection, [item()]) == [Stored(2)]
     assert connection.in_transaction
@@ -141,11 +144,12 @@ async def test_autocommit_is_refused_and_an_explicit_begin_is_fine(path: Path, t
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="connections have `autocommit` from Python 3.12")
 async def test_the_autocommit_attribute_says_the_same(path: Path, transport: SqliteTransport) -> None:
-    on = sqlite3.connect(path, autocommit=True)  # type: ignore[call-arg,unused-ignore]
+    connect: Any = sqlite3.connect  # Python 3.11 knows no `autocommit`
+    on = connect(path, autocommit=True)
     with pytest.raises(ConfigError, match="autocommit"):
         transport.append_within(on, [item()])
     on.close()
-    off = sqlite3.connect(path, autocommit=False)  # type: ignore[call-arg,unused-ignore]
+    off = connect(path, autocommit=False)
     assert transport.append_within(off, [item()]) == [Stored(2)]
     off.commit()
     off.close()
