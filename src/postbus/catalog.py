@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 
 from .codec import Codec, codec_for
-from .envelope import OBJECT, Envelope, checked_headers, new_id
+from .envelope import OBJECT, Envelope, checked_headers, new_id, new_uuid
 from .errors import CodecError, ConfigError, InvalidName, TooLarge, UnknownEvent
 from .event import RawEvent, key_text, mark_if_any, mark_of, topic_of, valid_name
 from .models import cause, reason
@@ -195,9 +195,10 @@ class Catalog:
             return None
         entry = self.entry_of(event_type)
         name, topic, key, version, form = entry.name, entry.topic, entry.key, entry.version, self._format
+        fresh = new_uuid
 
         def keyless(_event: object, micros: int) -> Envelope:
-            return Envelope(new_id(), name, topic, None, micros, version, form, b"", None, None)
+            return Envelope(fresh().bytes, name, topic, None, micros, version, form, b"", None, None)
 
         def keyed(event: object, micros: int) -> Envelope:
             try:
@@ -205,7 +206,7 @@ class Catalog:
             except InvalidName as error:
                 error.add_note(f"the key of event {name!r}")
                 raise
-            return Envelope(new_id(), name, topic, text, micros, version, form, b"", None, None)
+            return Envelope(fresh().bytes, name, topic, text, micros, version, form, b"", None, None)
 
         return keyless if key is None else keyed
 
