@@ -9,12 +9,14 @@ from typing import Any
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from ...address import Settings
-from ...errors import PublishFailed, PublishUnknown, TransportError, TransportFull
+from ...errors import NotAccepted, PublishFailed, PublishUnknown, TransportError, TransportFull
 from ...transport import Append, Duplicate, Outgoing, Refused, Stored, Unknown
 from .line import AnswerLost, Line
 from .office import Office, TopicState
 from .registry import Keys
+from .replicas import Replicas
 from .scripts import APPEND
+from .settling import ms_after
 from .wire import pack
 
 __all__ = ["Appending"]
@@ -33,20 +35,26 @@ _DUPLICATE = Duplicate()
 class Appending:
     """Stores events."""
 
-    def __init__(self, line: Line, office: Office, settings: Settings) -> None:
+    def __init__(self, line: Line, office: Office, settings: Settings, replicas: Replicas) -> None:
         self._line = line
+        self._replicas = replicas
         self._office = office
         self._keys: Keys = office.keys
         self._patience = settings.publish_timeout * _SHARE
         self._stored: dict[int, Stored] = {}
+        self._places: dict[str, tuple[int, tuple[str, ...]]] = {}
 
-    async def append(self, items: Sequence[Outgoing]) -> list[Append]:
+    async def append(self, items: Sequence[Outgoing]) -> Sequence[Append]:
         """One result for each."""
+        if len(items) == 1:
+            result = await self._append_one(items[0])
+            if result is not None:
+                return (result,)
+        if len({item.envelope.log for item in items}) == 1:
+            return await self._append(items[0].envelope.log, items)
         topics: dict[str, list[int]] = {}
         for place, item in enumerate(items):
-            topics.setdefault(item.envelope.topic, []).append(place)
-        if len(topics) == 1:
-            return await self._append(next(iter(topics)), items)
+            topics.setdefault(item.envelope.log, []).append(place)
         results: list[Append] = [_DUPLICATE] * len(items)
         batches = [[items[place] for place in places] for places in topics.values()]
         found = await asyncio.gather(*(self._append(t, batch) for t, batch in zip(topics, batches, strict=True)))
@@ -54,6 +62,28 @@ class Appending:
             for place, answer in zip(places, answers, strict=True):
                 results[place] = answer
         return results
+
+    async def _append_one(self, item: Outgoing) -> Append | None:
+        """The straight way of an event that comes alone; None where it is not open, and nothing was stored."""
+        envelope = item.envelope
+        topic, own = envelope.log, _bucket(envelope.id_bytes)
+        state = self._office.known_topic(topic)
+        routes = None if state is None else state.routes.get(envelope.name)
+        if state is None or routes is None or not own or self._replicas or (item.require_subscription and not routes):
+            return None
+        args = (state.version, "one", envelope.id_bytes, *_words((item,)))
+        try:
+            reply = await self._line.run(APPEND, self._place(topic, own), args, patience=self._patience)
+        except AnswerLost as error:
+            return _unknown(f"{error}; it may be stored")
+        except TransportError as error:
+            return _unsent(error)
+        if isinstance(reply, ResponseError):
+            return _judged(reply)
+        if isinstance(reply, list):
+            self._office.forget_topic(topic)
+            return None
+        return self._answer(routes) if reply == b"1" else _DUPLICATE
 
     async def _append(self, topic: str, items: Sequence[Outgoing]) -> list[Append]:
         names = {item.envelope.name for item in items}
@@ -64,8 +94,8 @@ class Appending:
                 if results is not None:
                     return results
                 self._office.forget_topic(topic)
-        except TransportError as error:  # nothing of the batch was sent
-            return [_refused(f"not stored: {error}") for _ in items]
+        except TransportError as error:
+            return [_unsent(error) for _ in items]
         return [_refused(f"not stored: the subscriptions of topic {topic!r} change too often") for _ in items]
 
     async def _try(self, topic: str, state: TopicState, items: Sequence[Outgoing]) -> list[Append] | None:
@@ -76,34 +106,51 @@ class Appending:
             return None
         if wanted:
             keys, args = self._request(topic, state.version, wanted)
+            missing = ""
             try:
-                reply = await self._line.run(APPEND, keys, args, patience=self._patience)
+                if self._replicas:
+                    reply, missing = await self._replicas.run(self._line, APPEND, keys, args, self._patience)
+                else:
+                    reply = await self._line.run(APPEND, keys, args, patience=self._patience)
             except AnswerLost as error:
-                lost = PublishUnknown(f"{error}; it may be stored: publish again with the same id")
-                return [Unknown(lost) for _ in items]
+                return [_unknown(f"{error}; it may be stored") for _ in items]
             if isinstance(reply, ResponseError):
                 return [_judged(reply) for _ in items]
             if isinstance(reply, list):
                 return None
+            if missing:
+                return [_unknown(f"the server has it, and {missing}") for _ in items]
             answers = reply.decode()
         return self._results(state, items, answers)
 
-    def _request(self, topic: str, version: bytes, items: Sequence[Outgoing]) -> tuple[list[Any], list[Any]]:
+    def _request(self, topic: str, version: bytes, items: Sequence[Outgoing]) -> tuple[Sequence[Any], list[Any]]:
         tag = self._keys.tag(topic)
         ids = [item.envelope.id_bytes for item in items]
+        own = _one_bucket(ids)
+        if own and len(set(ids)) == len(ids):
+            names = {item.envelope.name for item in items}
+            alike = len(names) == 1 and not any(item.delay > 0 for item in items)
+            words = [names.pop(), *_bodies(items)] if alike else _words(items)
+            return self._place(topic, own), [version, "alike" if alike else "same", len(ids), *ids, *words]
         buckets: dict[int, int] = {}
         sets = [buckets.setdefault(own, len(buckets) + 1) if (own := _bucket(one)) else 0 for one in ids]
-        same = len(buckets) == 1 and 0 not in sets and len(set(ids)) == len(ids)
-        args: list[Any] = [version, "same" if same else "mixed", len(ids), *ids]
+        args: list[Any] = [version, "mixed", len(ids), *ids]
         for item, number in zip(items, sets, strict=True):
-            envelope = item.envelope
-            delay = "" if item.delay <= 0 else round(item.delay * 1000 + 0.5)
-            args += (envelope.name, envelope.key or "", pack(envelope), delay)
-            if not same:
-                args.append(number)
+            args += (*_words((item,)), number)
         return [f"{tag}:s", f"{tag}:c", f"{tag}:i", f"{tag}:y", *(f"{tag}:i:{own}" for own in buckets)], args
 
+    def _place(self, topic: str, own: int) -> Sequence[str]:
+        """The keys of a batch whose ids are all of one set."""
+        known, keys = self._places.get(topic, (0, ()))
+        if known != own:
+            tag = self._keys.tag(topic)
+            keys = (f"{tag}:s", f"{tag}:c", f"{tag}:i", f"{tag}:y", f"{tag}:i:{own}")
+            self._places[topic] = own, keys
+        return keys
+
     def _results(self, state: TopicState, items: Sequence[Outgoing], answers: str) -> list[Append]:
+        if len(answers) == len(items) and "0" not in answers and len(kinds := {i.envelope.name for i in items}) == 1:
+            return [self._answer(state.routes[kinds.pop()])] * len(items)
         results: list[Append] = []
         place = 0
         for item in items:
@@ -122,17 +169,62 @@ class Appending:
         return found
 
 
+def _words(items: Sequence[Outgoing]) -> list[Any]:
+    """What the script is told of events, one after the other."""
+    words: list[Any] = []
+    for item in items:
+        envelope, delay = item.envelope, item.delay
+        words += (envelope.name, envelope.key or "", pack(envelope), "" if delay <= 0 else ms_after(delay))
+    return words
+
+
+def _bodies(items: Sequence[Outgoing]) -> list[Any]:
+    """What differs between events of one name."""
+    words: list[Any] = []
+    for item in items:
+        envelope = item.envelope
+        words += (envelope.key or "", pack(envelope))
+    return words
+
+
+def _one_bucket(ids: Sequence[bytes]) -> int:
+    """The bucket of all of them, which lies between that of the least and the greatest; 0 where they have several."""
+    versions = b"".join(ids)[6::16]
+    if min(versions) < 0x70 or max(versions) > 0x7F:
+        return 0
+    own = _bucket(min(ids))
+    return own if own == _bucket(max(ids)) else 0
+
+
 def _bucket(event_id: bytes) -> int:
     """The five minutes that an id of version 7 says it is of; 0 for any other id."""
     return int.from_bytes(event_id[:6], "big") // _BUCKET + 1 if event_id[6] >> 4 == 7 else 0
 
 
 def _judged(error: ResponseError) -> Append:
-    if isinstance(error, OutOfMemoryError) or "OOM" in str(error)[:200]:
-        return Refused(TransportFull(f"not stored: the server has no room (maxmemory): {error}"))
+    if _is_full(error):
+        return _full(str(error))
     if type(error) is not ResponseError or str(error).startswith(_UNDONE):
         return _refused(f"not stored: the server refused: {error}")
-    return Unknown(PublishUnknown(f"the server failed: {error}; it may be stored: publish again with the same id"))
+    return _unknown(f"the server failed: {error}; it may be stored")
+
+
+def _unsent(error: TransportError) -> Refused:
+    """Nothing of it was sent."""
+    return _full(str(error)) if _is_full(error.__cause__) else _refused(f"not stored: {error}")
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Before Redis 7 a script's error has the reason in its text."""
+    return isinstance(error, OutOfMemoryError) or (isinstance(error, ResponseError) and "OOM" in str(error)[:200])
+
+
+def _full(text: str) -> Refused:
+    return Refused(TransportFull(f"not stored: the server has no room (maxmemory): {text}"))
+
+
+def _unknown(text: str) -> Unknown:
+    return Unknown(PublishUnknown(f"{text}: publish again with the same id"))
 
 
 def _refused(text: str) -> Refused:
@@ -140,7 +232,9 @@ def _refused(text: str) -> Refused:
 
 
 def _unwanted(item: Outgoing) -> Refused:
-    return _refused(
-        f"no subscription takes {item.envelope.name!r} of topic {item.envelope.topic!r}: declare a subscriber for it, "
-        f"or publish without require_subscription"
+    return Refused(
+        NotAccepted(
+            f"no subscription takes {item.envelope.name!r} of topic {item.envelope.topic!r}: declare a subscriber for "
+            f"it, or publish without require_subscription"
+        )
     )

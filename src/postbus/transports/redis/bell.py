@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Collection, Set
+from collections.abc import Callable, Collection, Sequence, Set
 
 from redis.exceptions import RedisError
 
-from ...errors import Closed
-from .door import Door, packed
+from ...errors import Closed, TransportError
+from .door import Connection, Door, packed
+from .line import Command
 from .office import Office
+from .talk import Talk
 
 __all__ = ["Bell"]
 
@@ -26,6 +27,52 @@ class _Caller:
         self.heard: set[str] = set()
 
 
+class _Ear:
+    """One connection on which something may be said at any time."""
+
+    def __init__(self, connection: Connection, hear: Callable[[object], None]) -> None:
+        self._tell = hear
+        self._heard = False
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._talk = Talk(connection, hear=self._hear, ended=self._end)
+
+    def ask(self, commands: Sequence[Command]) -> None:
+        self._talk.write(b"".join(map(packed, commands)))
+
+    def _hear(self, reply: object) -> None:
+        self._heard = True
+        if isinstance(reply, RedisError):
+            raise reply
+        self._tell(reply)
+
+    def _end(self, error: Exception) -> None:
+        if not self._ended.done():
+            self._ended.set_exception(error)
+
+    async def heard_within(self, patience: float) -> None:
+        """Return when something was said.  A silent server is asked whether it is there: a dead network says nothing.
+
+        Raises:
+            OSError: when it is not there.
+            RedisError: when it refuses.
+        """
+        for last in (False, True):
+            self._heard = False
+            await asyncio.wait([self._ended], timeout=patience)
+            if self._ended.done():
+                return self._ended.result()
+            if self._heard:
+                return None
+            if not last:
+                self.ask([("PING",)])
+        raise TimeoutError("it has nothing to say")
+
+    async def close(self) -> None:
+        await self._talk.close()
+        if self._ended.done():
+            self._ended.exception()  # it was told, or there is nobody left to tell
+
+
 class Bell:
     """Listens from the first `wait` on."""
 
@@ -37,12 +84,14 @@ class Bell:
         self._missed_any = False
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._names: frozenset[str] = frozenset()
 
     async def wait(self, names: Collection[str], timeout: float) -> Set[str]:
         """See `Transport.wait`."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._listen())
         wanted = frozenset(names)
+        self._names |= wanted
         heard = wanted if self._missed_any else self._missed & wanted
         self._missed_any = False
         self._missed -= heard
@@ -80,21 +129,23 @@ class Bell:
             _ring(caller)
 
     async def _listen(self) -> None:
+        await self._attend(self._door, [("SUBSCRIBE", self._office.keys.bell)])
+
+    async def _attend(self, door: Door, subscribing: Sequence[Command]) -> None:
+        """Hear what is said on a connection of its own, and on another one when that breaks."""
         pause = 0.0
         while True:
-            connection = self._door.connection()
             try:
-                await connection.connect()
-                subscribe = packed(("SUBSCRIBE", self._office.keys.bell))
-                await connection.send_packed_command(subscribe, check_health=False)
-                while True:
-                    reply = await connection.read_response(disable_decoding=True, timeout=math.inf)
-                    pause = 0.0
-                    self._hear(reply)
-            except (RedisError, OSError):
+                ear = _Ear(await door.connect(), self._hear)
+                try:
+                    ear.ask(subscribing)
+                    while True:
+                        await ear.heard_within(door.patience)
+                        pause = 0.0
+                finally:
+                    await ear.close()
+            except (RedisError, OSError, TransportError):
                 pause = min(max(2 * pause, _BACKOFF[0]), _BACKOFF[1])
-            finally:
-                await connection.disconnect(nowait=True)
             await asyncio.sleep(pause)
 
     def _hear(self, reply: object) -> None:
@@ -105,6 +156,8 @@ class Bell:
                 if names:
                     self.ring(names)
                     return
+            case [b"pong", *_]:
+                return
             case _:  # listening begins: what was rung before was not heard
                 pass
         self._ring_all()

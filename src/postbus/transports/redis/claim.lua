@@ -1,8 +1,8 @@
 -- KEYS: the streams of the subscription's topics.
 -- ARGV: subscription, owner, limit, lease in ms, '1' for suspects only, entries that may be looked at.
 -- Returns ms until the next is due (-1: none), whether there are suspects, whether there is more to look at, the group
--- from which the next claims may read without this script for a while ('' for none), then runs
--- of deliveries: topic, group ('' for the own store), first fence, count, and for each id, name, key, envelope, and for
+-- from which the next claims may read without this script for a while ('' for none), the topic whose held keys must be
+-- looked through because somebody else removed what may hold one (0: none), then runs of deliveries: topic, group ('' for the own store), first fence, count, and for each id, name, key, envelope, and for
 -- those of the own store their attempt.
 local now = clock()
 local sub, owner, limit, lease, alone, budget =
@@ -27,18 +27,9 @@ local function expire_pending(T)
   local first_end = T.first_end
   local moved = false
   for _, row in ipairs(rows) do
-    local ends = now - row[3] + tonumber(string.match(row[2], '|(%d+)$') or 0)
+    local _, ends = lease_of(row, now)
     if ends <= now then
-      local found = call('XRANGE', T.stream, row[1], row[1])[1]
-      if found then
-        local name, key, envelope = entry_of(found[2], T.tag)
-        local eid = padded(row[1])
-        keep(T.own, eid, name, key, envelope, 1)
-        call('ZADD', T.own .. ':u', 0, eid)
-      else
-        call('HINCRBY', T.own .. ':c', 'trimmed', 1)
-      end
-      call('XACK', T.stream, T.group, row[1])
+      take_over(T, row[1], ':u', now)
       moved = true
     elseif first_end == 0 or ends < first_end then
       first_end = ends
@@ -46,6 +37,7 @@ local function expire_pending(T)
   end
   if moved then call('HSET', T.own .. ':c', 'swept', string.format('%.0f', fence)) end
   if #rows == 200 then
+    more = 1
     call('HSET', T.own .. ':c', 'cursor', '(' .. rows[200][1], 'first_end', first_end)
   else
     -- Where nothing is pending, a look now and then: somebody may have read without this script just before.
@@ -56,7 +48,7 @@ end
 
 local function expire_own(T)
   for _, eid in ipairs(call('ZRANGEBYSCORE', T.own .. ':q', '-inf', now, 'LIMIT', 0, 200)) do
-    local attempt, _, was_alone = read_meta(call('HGET', T.own .. ':m', eid) or meta(1, 0, 0, 0, ''))
+    local attempt, _, was_alone = read_meta(call('HGET', T.own .. ':m', eid))
     if was_alone then attempt = attempt + 1 end
     call('ZREM', T.own .. ':q', eid)
     call('ZADD', T.own .. ':u', 0, eid)
@@ -71,7 +63,9 @@ local function lease_own(T, from, listed)
       eids[#eids + 1] = eid
     else  -- somebody deleted it
       call('ZREM', from, eid)
+      forget(T.own, eid)
       call('HINCRBY', T.own .. ':c', 'trimmed', 1)
+      call('HSET', T.own .. ':c', 'stray', '1')
     end
   end
   if #eids == 0 then return end
@@ -112,7 +106,7 @@ end
 
 local function acknowledge(T, ids)
   for i = 1, #ids, 500 do
-    call('XACK', T.stream, T.group, unpack(ids, i, math.min(i + 499, #ids)))
+    count_acked(T.own, call('XACK', T.stream, T.group, unpack(ids, i, math.min(i + 499, #ids))))
   end
 end
 
@@ -137,7 +131,7 @@ local function admit(T, id, name, key, envelope, due, busy, taken)
     if not held then
       busy[key] = true
       taken[#taken + 1] = key
-      taken[#taken + 1] = '1'
+      taken[#taken + 1] = id
     end
   end
   if not held and not late then return true end
@@ -150,6 +144,24 @@ local function admit(T, id, name, key, envelope, due, busy, taken)
     due_at(due)
   end
   return false
+end
+
+-- A clock that is moved by hand reckons leases too.
+local function stamp(T, entries)
+  for _, entry in ipairs(entries) do
+    call('XCLAIM', T.stream, T.group, consumer, 0, entry[1], 'TIME', given_now, 'JUSTID')
+  end
+end
+
+-- Whether a group that was made again reads what its subscription has already: it waits in the own store, or is dead.
+local function has_already(T, id)
+  local eid = padded(id)
+  if eid > T.again then
+    T.again = nil
+    call('HDEL', T.own .. ':c', 'again')
+    return false
+  end
+  return call('HEXISTS', T.own .. ':b', eid) == 1 or call('HEXISTS', T.own .. ':x', eid) == 1
 end
 
 local function take_new(T)
@@ -166,12 +178,13 @@ local function take_new(T)
     if read and read.err then return read end
     if not read then break end
     local entries = read[1][2]
+    if given_now then stamp(T, entries) end
     local busy = T.ordered and busy_keys(T, entries)
     local taken = {}
     for _, entry in ipairs(entries) do
       local id = entry[1]
       local name, key, envelope, due = entry_of(entry[2], T.tag)
-      if not wanted(T, name, id) or not admit(T, id, name, key, envelope, due, busy, taken) then
+      if not wanted(T, name, id) or (T.again and has_already(T, id)) or not admit(T, id, name, key, envelope, due, busy, taken) then
         moved[#moved + 1] = id
       else
         local n = #out
@@ -200,23 +213,23 @@ for i = 1, #KEYS do
   local tag = tag_of(KEYS[i])
   local own = tag .. ':' .. sub
   local c = call('HMGET', own .. ':c', 'group', 'wants', 'older', 'ordered', 'paused', 'fence', 'sweep_at', 'cursor',
-    'first_end')
+    'first_end', 'again', 'stray')
   if not c[1] then return redis.error_reply('GONE ' .. KEYS[i]) end
   topics[i] = {
     place = i, stream = KEYS[i], tag = tag, own = own, group = c[1], wants_text = c[2], ordered = c[4] == '1',
     paused = c[5] == '1', fence = tonumber(c[6] or 0), sweep_at = tonumber(c[7] or 0),
     cursor = c[8] or '-', first_end = tonumber(c[9] or 0), memo = {},
+    again = c[10] or nil, stray = c[11] == '1',
     older = older_wants(own, c[3], c[1], KEYS[i]),
   }
 end
 for _, T in ipairs(topics) do fence = math.max(fence, T.fence) end
 local started = fence
--- As the first write, one that a full server allows: then it allows what follows, and a backlog can be drained.
-call('ZREM', topics[1].own .. ':q', '')
+begin_even_if_full(topics[1].own)
 for _, T in ipairs(topics) do
   expire_own(T)
-  local ok = pcall(expire_pending, T)
-  if not ok then return redis.error_reply('NOGROUP of ' .. T.stream) end
+  local ok, why = pcall(expire_pending, T)
+  if not ok then return redis.error_reply('NOGROUP of ' .. T.stream .. ': ' .. tostring(why and why.err or why)) end
   if not T.paused then
     if alone then
       if got < limit and got == 0 then
@@ -247,9 +260,15 @@ for _, T in ipairs(topics) do
     call('HDEL', T.own .. ':c', 'bell')
   end
 end
-local direct = ''
-if #KEYS == 1 and not alone then
-  local T = topics[1]
-  if not (T.ordered or T.paused or T.older) and T.sweep_at > now then direct = T.group end
+local direct, stray = '', 0
+for i, T in ipairs(topics) do
+  if T.stray then stray = i end
 end
-return {next_due, suspects, more, direct, unpack(out)}
+if #KEYS == 1 and not alone and not given_now then
+  local T = topics[1]
+  if not (T.ordered or T.paused or T.older or T.again) and T.sweep_at > now then
+    direct = T.group
+    if T.sweep_at > now + lease then call('HSET', T.own .. ':c', 'sweep_at', now + lease) end
+  end
+end
+return {next_due, suspects, more, direct, stray, unpack(out)}

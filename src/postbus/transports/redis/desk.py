@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
 from ...delivery import DeadLetter
+from ...envelope import Envelope
 from ...errors import Closed
+from ...finding import Finding
+from ...recording import Record as Memory
+from ...retrying import Retrying
 from ...transport import DeadQuery, EventQuery, StoredEvent, SubscriptionInfo, SubscriptionStats, WorkerInfo
 from .bell import Bell
+from .examining import examined
+from .hastening import moved, retries_of
 from .letters import fits, letters_behind, place_of
 from .line import Line, said
 from .office import Office
+from .recording import Memoirs
 from .registry import Keys, Record, Registry
 from .renewing import Beat, beat_of
-from .scripts import LETTERS, STATS
+from .scripts import AMEND, LETTERS
 from .shelf import refill, stored_events
+from .standing import standing, stats_of
 from .trimming import Trimming
+from .wire import pack
 
 __all__ = ["Desk"]
+
+# Dead letters that one script call moves: the server serves others too.
+_AT_ONCE = 200
 
 
 class Desk:
@@ -30,6 +43,7 @@ class Desk:
     _office: Office
     _trimming: Trimming
     _bell: Bell
+    _memoirs: Memoirs
 
     def __init__(self) -> None:
         self._line: Line | None = None
@@ -50,6 +64,11 @@ class Desk:
         began = time.perf_counter()
         await line.one("PING")
         return time.perf_counter() - began
+
+    async def examine(self) -> Sequence[Finding]:
+        """See `Examinable.examine`."""
+        line = self._open_line()
+        return await examined(line, self._keys, await self._office.refresh())
 
     async def subscriptions(self) -> Sequence[SubscriptionInfo]:
         """See `Inspectable.subscriptions`."""
@@ -75,25 +94,8 @@ class Desk:
 
     async def _stats(self, registry: Registry, record: Record, workers: int) -> SubscriptionStats:
         line = self._open_line()
-        scripts = [(STATS, [self._keys.stream(topic)], [record.number]) for topic in registry.topics(record)]
-        rows = [said(reply, line.door) for reply in await line.run_each(*scripts)] if scripts else []
-        sums = [sum(row[n] for row in rows) for n in range(9)]
-        oldest = max((row[5] for row in rows if row[5] >= 0), default=None)
-        next_due = min((row[6] for row in rows if row[6] >= 0), default=None)
-        return SubscriptionStats(
-            name=record.name,
-            backlog=sums[0],
-            in_flight=sums[1],
-            scheduled=sums[2],
-            retrying=sums[3],
-            dead=sums[4],
-            oldest_age=None if oldest is None else max(0.0, oldest / 1000),
-            next_due=None if next_due is None else next_due / 1000,
-            parked=sums[7],
-            parked_events=sums[8],
-            workers=workers,
-            paused=record.paused,
-        )
+        asked = (standing(line, self._keys, record, topic) for topic in registry.topics(record))
+        return stats_of(record, await asyncio.gather(*asked), workers)
 
     async def workers(self) -> Sequence[WorkerInfo]:
         """See `Inspectable.workers`."""
@@ -116,6 +118,20 @@ class Desk:
         registry = await self._office.refresh()
         await self._trimming.trim(registry.names, least=0, exact=True)
         return await stored_events(line, self._keys, registry, query, limit=limit, after=after)
+
+    # -- remembered
+
+    async def record(self, records: Sequence[Memory]) -> None:
+        """See `Recording.record`."""
+        self._check()
+        await self._memoirs.record(records)
+
+    async def records(
+        self, kind: str, *, subject: str | None = None, since: str = "", limit: int = 100, after: str | None = None
+    ) -> Sequence[Memory]:
+        """See `Recording.records`."""
+        self._check()
+        return await self._memoirs.records(kind, subject=subject, since=since, limit=limit, after=after)
 
     # -- dead letters
 
@@ -147,17 +163,46 @@ class Desk:
         """See `Inspectable.discard`."""
         return await self._letters("discard", subscription, ids)
 
+    async def amend(self, subscription: str, letter: UUID, envelope: Envelope) -> bool:
+        """See `Amending.amend`."""
+        line = self._open_line()
+        record = (await self._office.refresh()).record(subscription)
+        place = place_of(letter, record.number, envelope.log)
+        if place is None:
+            return False
+        args = [record.number, place, envelope.name, envelope.key or "", pack(envelope)]
+        return bool(said(await line.run(AMEND, [self._keys.stream(envelope.log)], args), line.door))
+
     async def _letters(self, what: str, subscription: str, ids: Sequence[UUID]) -> int:
         line = self._open_line()
         registry = await self._office.refresh()
         record = registry.record(subscription)
         count = 0
         for topic in registry.topics(record):
-            places = {place_of(letter, record.number, topic) for letter in ids} - {None}
-            if places:
-                args = [record.number, what, *sorted(place for place in places if place is not None)]
+            places = sorted(found for letter in ids if (found := place_of(letter, record.number, topic)) is not None)
+            for start in range(0, len(places), _AT_ONCE):
+                args = [record.number, what, *dict.fromkeys(places[start : start + _AT_ONCE])]
                 count += said(await line.run(LETTERS, [self._keys.stream(topic)], args), line.door)
         return count
+
+    # -- retries
+
+    async def retrying(self, subscription: str, *, limit: int = 100, after: str | None = None) -> Sequence[Retrying]:
+        """See `Hastening.retrying`."""
+        line = self._open_line()
+        registry = await self._office.refresh()
+        record = registry.record(subscription)
+        return await retries_of(line, self._keys, registry, record, limit=limit, after=after)
+
+    async def hasten(self, subscription: str, places: Sequence[str]) -> int:
+        """See `Hastening.hasten`."""
+        line = self._open_line()
+        return await moved(line, self._keys, (await self._office.refresh()).record(subscription), "run", places)
+
+    async def abandon(self, subscription: str, places: Sequence[str]) -> int:
+        """See `Hastening.abandon`."""
+        line = self._open_line()
+        return await moved(line, self._keys, (await self._office.refresh()).record(subscription), "discard", places)
 
     # -- subscriptions by name
 

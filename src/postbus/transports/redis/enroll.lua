@@ -7,14 +7,15 @@ local topic = tag .. ':c'
 local time = call('TIME')
 local micros = time[1] .. string.format('%06d', tonumber(time[2]))
 local now = clock()
+begin_even_if_full(tag)
 local changed = call('HSETNX', topic, 'version', micros) == 1
 
-local function group_exists(group)
-  if call('EXISTS', stream) == 0 then return false end
-  for _, info in ipairs(call('XINFO', 'GROUPS', stream)) do
-    if info[2] == group then return true end
-  end
-  return false
+-- The id before an id: a group that begins there reads that one first.
+local function before(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  if tonumber(seq) > 0 then return ms .. '-' .. string.format('%.0f', tonumber(seq) - 1) end
+  if tonumber(ms) == 0 then return '0' end
+  return string.format('%.0f', tonumber(ms) - 1) .. '-18446744073709551615'
 end
 
 -- A new name each time: what was leased under a group that is gone can never be taken for what is leased now.
@@ -22,6 +23,22 @@ local function create_group(own, start)
   local group = sub .. '-' .. micros
   call('XGROUP', 'CREATE', stream, group, start, 'MKSTREAM')
   call('HSET', own .. ':c', 'group', group, 'sweep_at', 0, 'cursor', '-', 'first_end', 0)
+  call('HDEL', own .. ':c', 'acked', 'base')
+  local about = fields_of(call('XINFO', 'STREAM', stream))
+  if not about['entries-added'] then return end  -- before Redis 7
+  if start == '$' then
+    call('HSET', own .. ':c', 'base', about['entries-added'])
+  elseif start == '0' then
+    call('HSET', own .. ':c', 'base', about['entries-added'] - about.length)
+  end
+end
+
+-- Its group is gone, by somebody else's hand: it goes on from what it needed last, or from the beginning.
+-- What it has in its own store is not read again.
+local function create_again(own, needs)
+  create_group(own, needs and before(needs) or '0')
+  local last = call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
+  if last then call('HSET', own .. ':c', 'again', padded(last[1])) end
 end
 
 -- What was appended before goes by what was wanted then.
@@ -35,6 +52,7 @@ local function remember_wants(own, old, older)
   call('HSET', own .. ':c', 'older', cjson.encode(list))
 end
 
+-- By how many: several may hold one key, and go on beside each other.
 local function hold(own, key)
   if key ~= '' then call('HINCRBY', own .. ':t', key, 1) end
 end
@@ -74,13 +92,13 @@ end
 
 if sub ~= '' then
   local own = tag .. ':' .. sub
-  local c = call('HMGET', own .. ':c', 'group', 'wants', 'older', 'ordered', 'park', 'paused')
+  local c = call('HMGET', own .. ':c', 'group', 'wants', 'older', 'ordered', 'park', 'paused', 'needs')
   if not c[1] then
     create_group(own, ARGV[6])
     call('HSETNX', own .. ':c', 'fence', time[1] .. '000')
     changed = true
-  elseif not group_exists(c[1]) then
-    create_group(own, '0')
+  elseif not group_of(stream, c[1]) then
+    create_again(own, c[7])
     c[1] = call('HGET', own .. ':c', 'group')
     changed = true
   end
@@ -95,6 +113,6 @@ if sub ~= '' then
 end
 if changed then
   call('HSET', topic, 'version', micros)
-  if sub ~= '' then call('PUBLISH', channel_of(tag), topic_of(tag) .. '/' .. sub) end
+  if sub ~= '' then call(PUBLISH, channel_of(tag), topic_of(tag) .. '/' .. sub) end
 end
 return call('HGET', topic, 'version')

@@ -7,6 +7,7 @@ from weakref import WeakSet
 
 import msgspec
 
+from ...errors import TransportError
 from .line import Line
 from .registry import Keys
 from .scripts import RECALL
@@ -42,6 +43,10 @@ class Given:
         """The answer to a claim was lost: it may have given something."""
         self._lost.add((subscription, owner))
 
+    def missing(self, owner: str, subscription: int) -> bool:
+        """Whether it may have been given something that it does not know of."""
+        return (subscription, owner) in self._lost
+
     def begin(self, subscription: int) -> Callable[[], None]:
         """A claim is under way; call what is returned when its answer is known."""
         self._asking[subscription] = self._asking.get(subscription, 0) + 1
@@ -68,7 +73,9 @@ class Given:
                 (RECALL, [self._keys.stream(topic)], [subscription, owner, *known.get(topic, ())]) for topic in topics
             ]
             if scripts:
-                await self._line.run_each(*scripts)
+                replies = await self._line.run_each(*scripts)
+                if any(isinstance(reply, TransportError) for reply in replies):  # one server of several: later
+                    return
             self._lost.discard((subscription, owner))
         finally:
             end()

@@ -11,6 +11,7 @@ for i = 3, #ARGV do
     found[#found + 1] = {ARGV[i], split(raw)}
     call('ZREM', own .. ':g', ARGV[i])
     call('HDEL', own .. ':l', ARGV[i])
+    call('HDEL', own .. ':x', found[#found][2][1])
   end
 end
 table.sort(found, function(a, b) return a[2][1] < b[2][1] end)  -- the events of a key in the order of append

@@ -72,15 +72,15 @@ def fits(letter: DeadLetter, query: DeadQuery) -> bool:
     envelope, failure = letter.envelope, letter.failure
     if query.ids is not None and letter.id not in query.ids and envelope.id not in query.ids:
         return False
-    if query.name is not None and not named(envelope, query.name):
-        return False
-    if query.key is not None and envelope.key != query.key:
+    if (query.name is not None and not named(envelope, query.name)) or query.key not in (None, envelope.key):
         return False
     if query.error is not None:
         text = "" if failure is None else f"{failure.error}\n{failure.message}"
         if query.error.casefold() not in text.casefold():
             return False
     if query.reason is not None and query.reason.casefold() not in letter.reason.casefold():
+        return False
+    if query.since is not None and letter.buried_at < query.since:
         return False
     return query.before is None or letter.buried_at < query.before
 

@@ -6,24 +6,22 @@ What was sent and lost its answer is told from what never left.  Nothing is sent
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoScriptError, ResponseError
 
+from ...clock import Clock
 from ...errors import Closed, TransportError
-from .door import Connection, Door, packed
-from .scripts import Script
+from .door import Connection, Door, Unreachable, demoted, packed, unwelcome
+from .scripts import Script, timed_by
+from .talk import Talk
 
-__all__ = ["AnswerLost", "Command", "Line", "Unreachable", "said"]
+__all__ = ["AnswerLost", "Command", "Line", "Orphan", "said"]
 
 Command: TypeAlias = tuple[Any, ...]
-
-
-class Unreachable(TransportError):
-    """Nothing was sent."""
+Orphan: TypeAlias = Callable[[list[Any] | None], None]
 
 
 class AnswerLost(TransportError):
@@ -31,11 +29,13 @@ class AnswerLost(TransportError):
 
 
 class _Call:
-    __slots__ = ("count", "done", "replies")
+    __slots__ = ("count", "done", "orphan", "replies", "until")
 
-    def __init__(self, count: int, done: asyncio.Future[list[Any]]) -> None:
+    def __init__(self, count: int, done: asyncio.Future[list[Any]], until: float, orphan: Orphan | None) -> None:
         self.count = count
         self.done = done
+        self.until = until
+        self.orphan = orphan
         self.replies: list[Any] = []
 
 
@@ -43,75 +43,106 @@ class _Link:
     """One connection while it lasts."""
 
     def __init__(self, connection: Connection, place: str) -> None:
-        self._connection = connection
         self._place = place
         self._loop = asyncio.get_running_loop()
         self._calls: deque[_Call] = deque()
-        self._outbox: list[bytes] = []
-        self._ring = asyncio.Event()
+        self._watch: asyncio.TimerHandle | None = None
+        self._watched = 0.0  # until when
         self.alive = True
-        self._tasks = [self._loop.create_task(self._write()), self._loop.create_task(self._read())]
+        self._talk = Talk(connection, hear=self._hear, ended=self._break)
 
-    def ask(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
-        call = _Call(len(commands), self._loop.create_future())
-        for command in commands:
-            self._outbox += packed(command)
+    def ask(
+        self, commands: Sequence[Command], patience: float, orphan: Orphan | None = None
+    ) -> asyncio.Future[list[Any]]:
+        words = packed(commands[0]) if len(commands) == 1 else b"".join(map(packed, commands))
+        until = self._loop.time() + patience
+        call = _Call(len(commands), self._loop.create_future(), until, orphan)
         self._calls.append(call)
-        self._ring.set()
+        if self._watch is None or until < self._watched:
+            self._watch_until(until)
+        self._talk.write(words)
         return call.done
 
-    async def _write(self) -> None:
+    def _hear(self, reply: Any) -> None:
+        if isinstance(reply, Exception) and not isinstance(reply, ResponseError):
+            raise reply  # it is about the connection
         try:
-            while True:
-                await self._ring.wait()
-                self._ring.clear()
-                packed, self._outbox = self._outbox, []
-                await self._connection.send_packed_command(packed, check_health=False)
-        except (RedisError, OSError) as error:
-            self._break(error)
+            call = self._calls[0]
+        except IndexError:
+            raise ConnectionError("it said more than it was asked") from None
+        call.replies.append(reply)
+        if len(call.replies) == call.count:
+            self._calls.popleft()
+            if not call.done.done():
+                call.done.set_result(call.replies)
+            elif call.orphan is not None:
+                call.orphan(call.replies)
+        if demoted(reply):
+            raise ConnectionError("it is a replica now")
 
-    async def _read(self) -> None:
-        try:
-            while True:
-                try:
-                    reply = await self._connection.read_response(disable_decoding=True, timeout=math.inf)
-                except ResponseError as error:
-                    reply = error
-                call = self._calls[0]
-                call.replies.append(reply)
-                if len(call.replies) == call.count:
-                    self._calls.popleft()
-                    if not call.done.done():
-                        call.done.set_result(call.replies)
-        except (RedisError, OSError, IndexError) as error:
-            self._break(error)
+    # One timer for all that is under way: it is moved only when it has run out.
+
+    def _watch_until(self, until: float) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watched = until
+        self._watch = self._loop.call_at(until, self._look)
+
+    def _look(self) -> None:
+        """A call that has waited long enough: who says nothing for so long is taken for dead."""
+        self._watch = None
+        waiting = [call.until for call in self._calls if not call.done.done()]
+        if not waiting:
+            return
+        first = min(waiting)
+        if first <= self._loop.time():
+            self._break(ConnectionError("no answer in time"))
+        else:
+            self._watch_until(first)
 
     def _break(self, error: Exception) -> None:
         self.alive = False
-        for task in self._tasks:
-            if task is not asyncio.current_task():
-                task.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         lost, self._calls = self._calls, deque()
         for call in lost:
             if not call.done.done():
-                call.done.set_exception(AnswerLost(f"the connection to {self._place} broke: {error}"))
+                call.done.set_exception(self._meaning(error))
+            elif call.orphan is not None:
+                call.orphan(None)
+
+    def _meaning(self, error: Exception) -> TransportError:
+        if isinstance(error, AuthenticationError):  # it refuses whatever comes on this connection
+            return unwelcome(error, self._place)
+        return AnswerLost(f"the connection to {self._place} broke: {error}")
 
     async def close(self, why: str) -> None:
         """Let go; whoever waits loses the answer."""
         if self.alive:
             self._break(ConnectionError(why))
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._connection.disconnect(nowait=True)
+        await self._talk.close()
 
 
 class Line:
-    """The process's connection, made when it is needed and again when it broke."""
+    """The process's connection, made when it is needed and again when it broke.
 
-    def __init__(self, door: Door) -> None:
+    Attributes:
+        spread: there are several servers, and each script call is about one topic.
+    """
+
+    spread = False
+
+    def __init__(self, door: Door, clock: Clock) -> None:
         self.door = door
         self._link: _Link | None = None
         self._connecting = asyncio.Lock()
         self._closed = False
+        self._timed = timed_by(clock)
+
+    async def open(self) -> None:
+        """See that somebody answers."""
+        await self.one("PING")
 
     async def ask(self, *commands: Command, patience: float | None = None) -> list[Any]:
         """Send commands in one write; return one reply each, of which some may be errors.
@@ -122,18 +153,24 @@ class Line:
             Closed: after `close`.
         """
         patience = patience or self.door.patience
-        try:
-            async with asyncio.timeout(patience):
-                link = self._link if self._link is not None and self._link.alive else await self._connect()
-        except TimeoutError:
-            raise Unreachable(f"{self.door} could not be reached within {patience:g} s") from None
-        done = link.ask(commands)
-        try:
-            async with asyncio.timeout(patience):
-                return await done
-        except TimeoutError:
-            await link.close("it stayed silent")
-            raise AnswerLost(f"{self.door} did not answer within {patience:g} s") from None
+        link = self._link
+        if link is None or not link.alive:
+            try:
+                async with asyncio.timeout(patience):
+                    link = await self._connect()
+            except TimeoutError:
+                raise Unreachable(f"{self.door} could not be reached within {patience:g} s") from None
+        return await link.ask(commands, patience)
+
+    def asked(self, commands: Sequence[Command], orphan: Orphan) -> asyncio.Future[list[Any]] | None:
+        """As `ask`, sent on the spot; None where no connection stands.  Whoever waits for it may be cancelled.
+
+        Args:
+            commands: what is sent.
+            orphan: given the replies then, or None when they are lost.
+        """
+        link = self._link
+        return link.ask(commands, self.door.patience, orphan) if link is not None and link.alive else None
 
     async def one(self, *command: Any) -> Any:
         """The reply of one command."""
@@ -141,7 +178,11 @@ class Line:
 
     async def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any], patience: float | None = None) -> Any:
         """The reply of one script; `ResponseError` where it is one."""
-        return (await self.run_each((script, keys, args), patience=patience))[0]
+        fitted, all_keys = self.fit(script, keys)
+        (reply,) = await self.ask(fitted.call(all_keys, args), patience=patience)
+        if isinstance(reply, NoScriptError):
+            (reply,) = await self.run_each((script, keys, args), patience=patience)
+        return reply
 
     async def run_each(
         self,
@@ -153,7 +194,8 @@ class Line:
 
         A server that does not know a script has not run it, so it is asked again with the text.
         """
-        commands = [_call(script, keys, args) for script, keys, args in scripts]
+        scripts = tuple((*self.fit(script, keys), args) for script, keys, args in scripts)
+        commands = [script.call(keys, args) for script, keys, args in scripts]
         replies = await self.ask(*before, *commands, patience=patience)
         offset = len(before)
         unknown = [n for n in range(len(scripts)) if isinstance(replies[offset + n], NoScriptError)]
@@ -164,6 +206,10 @@ class Line:
                 replies[offset + n] = reply
         return replies
 
+    def fit(self, script: Script, keys: Sequence[Any]) -> tuple[Script, Sequence[Any]]:
+        """A script and its keys as the server is to be given them."""
+        return self._timed(script), keys
+
     async def _connect(self) -> _Link:
         async with self._connecting:
             if self._closed:
@@ -173,13 +219,7 @@ class Line:
             if self._link is not None:
                 await self._link.close("it broke")
                 self._link = None
-            connection = self.door.connection()
-            try:
-                await connection.connect()
-            except (RedisError, OSError) as error:
-                await connection.disconnect(nowait=True)
-                raise Unreachable(f"{self.door} cannot be reached: {error}") from error
-            self._link = _Link(connection, str(self.door))
+            self._link = _Link(await self.door.connect(), str(self.door))
             return self._link
 
     async def close(self) -> None:
@@ -190,16 +230,14 @@ class Line:
             await link.close("it was closed")
 
 
-def _call(script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Command:
-    return ("EVALSHA", script.sha, len(keys), *keys, *args)
-
-
 def said(reply: Any, place: object) -> Any:
     """The reply, unless it is an error.
 
     Raises:
         TransportError: with the server's words.
     """
+    if isinstance(reply, TransportError):
+        raise reply
     if isinstance(reply, ResponseError):
         raise TransportError(f"{place} refused: {reply}") from reply
     return reply

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -41,6 +42,8 @@ class Office:
         self._known: Registry | None = None
         self._declared: dict[str, bytes] = {}
         self._topics: dict[str, TopicState] = {}
+        self._strange: dict[str, set[str]] = {}  # topics whose publishers wait until they are introduced
+        self._introducing = asyncio.Lock()
 
     # -- read
 
@@ -177,48 +180,80 @@ class Office:
         state = self._topics.get(topic)
         if state is not None and all(name in state.routes for name in names):
             return state
-        return await self._introduce(topic, names)
+        self._strange.setdefault(topic, set()).update(names)
+        async with self._introducing:
+            state = self._topics.get(topic)
+            if state is None or not all(name in state.routes for name in names):
+                await self._introduce_all(topic, names)
+        return self._topics[topic]
+
+    def known_topic(self, topic: str) -> TopicState | None:
+        """How a topic routes the names that it knows, if that is known here."""
+        return self._topics.get(topic)
 
     async def is_current(self, topic: str, state: TopicState) -> bool:
         """Whether the topic's version is still that of this state."""
-        return await self._version(topic) == state.version
+        return (await self._versions([topic]))[topic] == state.version
 
     def forget_topic(self, topic: str) -> None:
         """Its version is another one by now."""
         self._topics.pop(topic, None)
 
-    async def _introduce(self, topic: str, names: Collection[str]) -> TopicState:
-        """First the registry knows the names, then the topic those who take them.
+    async def _introduce_all(self, topic: str, names: Collection[str]) -> None:
+        """Introduce the topic, and with it those that others wait for: the registry has one writer at a time."""
+        strange, self._strange = self._strange, {}
+        try:
+            await self._introduce({**strange, topic: strange.get(topic, set()) | set(names)})
+        except TransportError:
+            if not strange.keys() - {topic}:
+                raise
+            await self._introduce({topic: set(names)})  # it may be another one's server that is away
+
+    async def _introduce(self, topics: Mapping[str, Set[str]]) -> None:
+        """First the registry knows the names, then each topic those who take them.
 
         So whoever declares reads the names, or is read here.  The version is read before the routes and once more
         behind them, so that they belong together.
         """
-        registry = await self._add_names(topic, names)
+        await self._add_names(topics)
+        rest = dict(topics)
         for _ in range(_TRIES):
-            version = await self._version(topic)
+            versions = await self._versions(rest)
             registry = await self.refresh()
-            known = registry.names.get(topic, set()) | set(names)
-            takers = {record.number: record for name in known for record in registry.takers(name, topic)}
-            await self.make_known([(record, topic) for record in takers.values()])
-            if await self._version(topic) == version:
-                routes = {name: len(registry.takers(name, topic)) for name in known}
-                state = self._topics[topic] = TopicState(version, routes)
-                return state
-        raise TransportError(f"the subscriptions of topic {topic!r} change too often")
+            known = {topic: registry.names.get(topic, set()) | names for topic, names in rest.items()}
+            takers = {
+                (record.number, topic): record
+                for topic, names in known.items()
+                for name in names
+                for record in registry.takers(name, topic)
+            }
+            await self.make_known([(record, topic) for (_, topic), record in takers.items()])
+            for topic, version in (await self._versions(rest)).items():
+                if version == versions[topic]:
+                    routes = {name: len(registry.takers(name, topic)) for name in known[topic]}
+                    self._topics[topic] = TopicState(version, routes)
+                    del rest[topic]
+            if not rest:
+                return
+        raise TransportError(f"the subscriptions of topic {min(rest)!r} change too often")
 
-    async def _add_names(self, topic: str, names: Collection[str]) -> Registry:
+    async def _add_names(self, topics: Mapping[str, Set[str]]) -> None:
         for _ in range(_TRIES):
             registry = await self.refresh()
-            fresh = set(names) - registry.names.get(topic, set())
-            if not fresh:
-                return registry
-            if await self._write(registry, registry.number, {}, [f"{topic}/{name}" for name in sorted(fresh)]):
-                return registry
+            fresh = [
+                f"{topic}/{name}"
+                for topic, names in sorted(topics.items())
+                for name in sorted(names - registry.names.get(topic, set()))
+            ]
+            if not fresh or await self._write(registry, registry.number, {}, fresh):
+                return
         raise TransportError("the registry of subscriptions changes too often")
 
-    async def _version(self, topic: str) -> bytes:
-        reply = await self._line.run(ENROLL, [self.keys.stream(topic)], ["", "", "", "", "", ""])
-        return bytes(said(reply, self._line.door))
+    async def _versions(self, topics: Iterable[str]) -> dict[str, bytes]:
+        names = list(topics)
+        scripts = [(ENROLL, [self.keys.stream(topic)], ["", "", "", "", "", ""]) for topic in names]
+        replies = await self._line.run_each(*scripts)
+        return {topic: bytes(said(reply, self._line.door)) for topic, reply in zip(names, replies, strict=True)}
 
 
 def _enrolment(record: Record, topic: str, start: str) -> list[object]:

@@ -7,35 +7,29 @@ local own = tag .. ':' .. sub
 local known = {}
 for i = 3, #ARGV do known[ARGV[i]] = true end
 local count = 0
-call('ZREM', own .. ':q', '')  -- a full server allows this, and then what follows
+local c = call('HMGET', own .. ':c', 'group', 'wants', 'older')
+local T = {stream = stream, tag = tag, own = own, group = c[1], wants_text = c[2], memo = {}}
+T.older = older_wants(own, c[3], c[1], stream)
+begin_even_if_full(own)
 
-local function take_back(group, consumer)
-  for _, row in ipairs(call('XPENDING', stream, group, '-', '+', 10000, consumer)) do
+local function take_back(consumer)
+  for _, row in ipairs(call('XPENDING', stream, T.group, '-', '+', 10000, consumer)) do
     if not known[row[1]] then
-      local found = call('XRANGE', stream, row[1], row[1])[1]
-      if found then
-        local name, key, envelope = entry_of(found[2], tag)
-        local eid = padded(row[1])
-        keep(own, eid, name, key, envelope, 1)
-        call('ZADD', own .. ':r', 0, eid)
-        count = count + 1
-      end
-      call('XACK', stream, group, row[1])
+      take_over(T, row[1], ':r', now)
+      count = count + 1
     end
   end
 end
 
-local group = call('HGET', own .. ':c', 'group')
-if group and call('EXISTS', stream) == 1 then
-  local ok, consumers = pcall(call, 'XINFO', 'CONSUMERS', stream, group)
+if T.group and call('EXISTS', stream) == 1 then
+  local ok, consumers = pcall(call, 'XINFO', 'CONSUMERS', stream, T.group)
   for _, info in ipairs(ok and consumers or {}) do
-    local consumer = {}
-    for i = 1, #info, 2 do consumer[info[i]] = info[i + 1] end
-    if consumer.pending > 0 and string.match(consumer.name, '^(.*)|%d+$') == me then take_back(group, consumer.name) end
+    local consumer = fields_of(info)
+    if consumer.pending > 0 and string.match(consumer.name, '^(.*)|%d+$') == me then take_back(consumer.name) end
   end
 end
 for _, eid in ipairs(call('ZRANGE', own .. ':q', 0, -1)) do
-  local attempt, _, alone, _, owner = read_meta(call('HGET', own .. ':m', eid) or meta(1, 0, 0, 0, ''))
+  local attempt, _, alone, _, owner = read_meta(call('HGET', own .. ':m', eid))
   if owner == me and not known[eid] then
     call('ZREM', own .. ':q', eid)
     call('ZADD', own .. (alone and ':u' or ':r'), 0, eid)

@@ -5,19 +5,14 @@ local tag = tag_of(stream)
 local own = tag .. ':' .. sub
 local c = call('HMGET', own .. ':c', 'group', 'ordered')
 local count = 0
-local last
-for _, info in ipairs(call('XINFO', 'GROUPS', stream)) do
-  if info[2] == c[1] then
-    for i = 1, #info, 2 do
-      if info[i] == 'last-delivered-id' then last = padded(info[i + 1]) end
-    end
-  end
-end
+local info = group_of(stream, c[1])
+if not info then return 0 end  -- it is made again by the next claim, and reads from the beginning
+local last = padded(info['last-delivered-id'])
 for i = 2, #ARGV do
   local id = ARGV[i]
   local eid = padded(id)
   local found = call('XRANGE', stream, id, id)[1]
-  if found and last and eid <= last and call('HEXISTS', own .. ':b', eid) == 0
+  if found and eid <= last and call('HEXISTS', own .. ':b', eid) == 0
     and #call('XPENDING', stream, c[1], id, id, 1) == 0 then
     local name, key, envelope = entry_of(found[2], tag)
     keep(own, eid, name, key, envelope, 1)

@@ -11,7 +11,8 @@ from uuid import uuid4
 
 import msgspec
 
-from ...errors import UnknownSubscription
+from ...envelope import split_log
+from ...errors import TransportBroken, UnknownSubscription
 from ...event import is_pattern, topic_of
 from ...transport import Conflict, SubscriptionSpec
 from .wire import pairs
@@ -40,6 +41,11 @@ class Keys:
     def bell(self) -> str:
         """The channel of the doorbell."""
         return f"{{{self.namespace}}}:bell"
+
+    def journal(self, kind: str) -> tuple[str, str, str]:
+        """What is remembered of one kind: places, bodies by place, places behind their subject."""
+        own = f"{{{self.namespace}}}:journal:{kind.replace(' ', '-')}"
+        return own, f"{own}:b", f"{own}:s"
 
     def tag(self, topic: str) -> str:
         """What all keys of a topic begin with."""
@@ -79,6 +85,9 @@ class Record(msgspec.Struct, frozen=True):
 
 _record = msgspec.json.Decoder(Record)
 
+# Of the keys and the registry.  What only adds to them leaves it as it is.
+FORMAT = 1
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -93,7 +102,12 @@ class Registry:
     """The registry as of one revision; empty where there is none."""
 
     def __init__(self, reply: Sequence[Any]) -> None:
-        (epoch, revision, number, _), raw_records, raw_names = reply
+        (epoch, revision, number, written), raw_records, raw_names = reply
+        if int(written or FORMAT) > FORMAT:
+            raise TransportBroken(
+                f"the keys are of format {int(written)}, and this postbus knows {FORMAT}: upgrade it, or give it a "
+                f"namespace of its own"
+            )
         self.epoch: bytes = epoch or b""
         self.revision: bytes = revision or b""
         self.number = int(number or 0)
@@ -174,7 +188,7 @@ def topics_of(spec: SubscriptionSpec, names: Mapping[str, set[str]], more: Itera
     found = {topic for topic, known in names.items() if any(spec.takes(name, topic) for name in known)}
     hinted = {*spec.topics, *(topic_of(want) for want in spec.wants if not is_pattern(want))}
     if spec.topic is not None:
-        hinted = {spec.topic}
+        hinted = {spec.topic, *(log for log in spec.topics if split_log(log)[0] == spec.topic)}
     return tuple(sorted(found | hinted | set(more)))
 
 
@@ -202,7 +216,7 @@ def fingerprint(spec: SubscriptionSpec) -> str:
 
 def lua_wants(spec: SubscriptionSpec, topic: str) -> str:
     """What a subscription wants of a topic, for the claim script: exact names between newlines, then Lua patterns."""
-    if spec.topic is not None and spec.topic != topic:
+    if spec.topic is not None and spec.topic != split_log(topic)[0]:
         return json.dumps(["\n\n"])
     exact = sorted({want for want in spec.wants if not is_pattern(want)})
     patterns = sorted({want for want in spec.wants if is_pattern(want)})

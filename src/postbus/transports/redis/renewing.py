@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
-from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from ...delivery import Delivery
 from ...errors import TransportError
 from ...transport import WorkerInfo
-from .door import Blocking, Door
+from .door import Door
+from .hotline import Hotline, Hotlines
 from .registry import Keys
-from .scripts import RENEW
-from .settling import Receipt
+from .scripts import BEAT, BRING, RENEW
+from .settling import Receipt, words_to_bring
 
 __all__ = ["Beat", "RedisRenewer", "beat_of"]
 
@@ -46,12 +45,12 @@ def beat_of(raw: bytes) -> Beat | None:
 class RedisRenewer:
     """See `Renewer`."""
 
-    def __init__(self, door: Door, keys: Keys, check: Callable[[], None]) -> None:
-        self._door = door
+    def __init__(self, line: Hotline | Hotlines, keys: Keys, check: Callable[[], None]) -> None:
+        self._line = line
         self._keys = keys
         self._check = check
         self._lease = _LEASE
-        self._connection: Blocking | None = None
+        self._failed: set[Door] = set()
 
     def renew(self, deliveries: Sequence[Delivery], lease: float) -> Collection[Delivery]:
         """Extend these leases; return those that are lost."""
@@ -62,58 +61,55 @@ class RedisRenewer:
             receipt: Receipt = delivery.receipt
             groups.setdefault((receipt.topic, receipt.subscription), []).append(delivery)
         lost: list[Delivery] = []
-        for (topic, subscription), held in groups.items():
-            for begin in range(0, len(held), _BATCH):
-                lost += self._renew(topic, subscription, held[begin : begin + _BATCH], lease)
+        failed: dict[Door, TransportError] = {}
+        servers = {topic: self._line.towards(self._keys.stream(topic)) for topic, _ in groups}
+        # Of several servers, those that failed the last time come last: they may take long to fail again.
+        for (topic, subscription), held in sorted(
+            groups.items(), key=lambda group: servers[group[0][0]] in self._failed
+        ):
+            if servers[topic] in failed:
+                continue
+            try:
+                for begin in range(0, len(held), _BATCH):
+                    lost += self._renew(topic, subscription, held[begin : begin + _BATCH], lease)
+            except TransportError as error:
+                failed[servers[topic]] = error
+        self._failed = set(failed)
+        if failed:
+            raise next(iter(failed.values()))
         return lost
 
     def _renew(self, topic: str, subscription: str, held: Sequence[Delivery], lease: float) -> list[Delivery]:
-        args: list[Any] = [subscription, max(1, round(lease * 1000))]
+        args: list[Any] = [subscription, _ms(lease)]
         for delivery in held:
             receipt: Receipt = delivery.receipt
             args += (receipt.group, receipt.id, delivery.fence, delivery.owner)
-        command = ("EVALSHA", RENEW.sha, 1, self._keys.stream(topic), *args)
-        try:
-            answers = self._ask(command)
-        except NoScriptError:
-            self._said("SCRIPT", "LOAD", RENEW.text)
-            answers = self._said(*command)
-        except ResponseError as error:
-            raise TransportError(f"{self._door} refused to renew: {error}") from error
-        return [delivery for delivery, answer in zip(held, answers, strict=True) if answer != ord("1")]
+        answers = self._line.run(RENEW, [self._keys.stream(topic)], args)
+        trimmed = [delivery for delivery, answer in zip(held, answers, strict=True) if answer == ord("t")]
+        if trimmed:
+            self._bring(topic, subscription, trimmed, lease)
+        return [delivery for delivery, answer in zip(held, answers, strict=True) if answer == ord("0")]
+
+    def _bring(self, topic: str, subscription: str, held: Sequence[Delivery], lease: float) -> None:
+        """Somebody else removed these from the stream: what is known of them here is all that is left."""
+        args: list[Any] = [subscription, _ms(lease)]
+        for delivery in held:
+            receipt: Receipt = delivery.receipt
+            args += (receipt.id, delivery.fence, delivery.owner, *words_to_bring(delivery))
+        self._line.run(BRING, [self._keys.stream(topic)], args)
 
     def beat(self, worker: WorkerInfo) -> None:
         """Say that this worker lives."""
         self._check()
         if worker.state == "gone":
-            self._said("HDEL", self._keys.workers, worker.owner)
+            self._line.one("HDEL", self._keys.workers, worker.owner)
             return
-        seconds, micros = self._said("TIME")
-        until = int(seconds) + int(micros) / 1e6 + self._lease
-        self._said("HSET", self._keys.workers, worker.owner, msgspec.json.encode(Beat(until, worker)))
-
-    def _said(self, *command: Any) -> Any:
-        try:
-            return self._ask(command)
-        except ResponseError as error:
-            raise TransportError(f"{self._door} refused: {error}") from error
-
-    def _ask(self, command: Sequence[Any]) -> Any:
-        """One round trip.  A connection that failed is left: what it still brings would answer another question."""
-        connection = self._connection or self._door.blocking()
-        self._connection = connection
-        try:
-            connection.send_command(*command, check_health=False)
-            return connection.read_response(disable_decoding=True)
-        except ResponseError:
-            raise
-        except (RedisError, OSError) as error:
-            self.close()
-            raise TransportError(f"{self._door} cannot be reached: {error}") from error
+        self._line.run(BEAT, [self._keys.workers], [worker.owner, _ms(self._lease), msgspec.json.encode(worker)])
 
     def close(self) -> None:
         """Hang up."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(RedisError, OSError):
-                connection.disconnect()
+        self._line.close()
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

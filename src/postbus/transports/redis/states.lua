@@ -6,18 +6,8 @@ local tag = tag_of(stream)
 local own = tag .. ':' .. ARGV[1]
 local c = call('HMGET', own .. ':c', 'group', 'wants', 'older')
 local T = {memo = {}, wants_text = c[2], older = c[3] and c[3] ~= '' and cjson.decode(c[3]) or nil}
-local last
-if c[1] and call('EXISTS', stream) == 1 then
-  for _, info in ipairs(call('XINFO', 'GROUPS', stream)) do
-    if info[2] == c[1] then
-      for i = 1, #info, 2 do
-        if info[i] == 'last-delivered-id' then last = padded(info[i + 1]) end
-      end
-    end
-  end
-end
-local dead = {}
-for _, raw in ipairs(call('HVALS', own .. ':l')) do dead[split(raw)[1]] = true end
+local info = group_of(stream, c[1])
+local last = info and padded(info['last-delivered-id'])
 
 local function kept(eid)
   if call('HEXISTS', own .. ':b', eid) == 0 then return nil end
@@ -45,11 +35,12 @@ local function in_stream(eid)
   end
   local row = call('XPENDING', stream, c[1], eid, eid, 1)[1]
   if not row then return '' end
-  return row[3] >= tonumber(string.match(row[2], '|(%d+)$') or 0) and 'ready' or 'running'
+  local _, ends = lease_of(row, now)
+  return ends <= now and 'ready' or 'running'
 end
 
 local out = {}
 for i = 2, #ARGV do
-  out[#out + 1] = kept(ARGV[i]) or (dead[ARGV[i]] and 'dead') or in_stream(ARGV[i])
+  out[#out + 1] = kept(ARGV[i]) or (call('HEXISTS', own .. ':x', ARGV[i]) == 1 and 'dead') or in_stream(ARGV[i])
 end
 return out

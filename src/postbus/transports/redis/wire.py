@@ -7,6 +7,7 @@ An entry has the fields `n` (name), `k` (key, or empty), `e` (the rest, as a Mes
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -14,13 +15,15 @@ from uuid import NAMESPACE_URL, uuid5
 import msgspec
 
 from ...delivery import Failure
-from ...envelope import Envelope
+from ...envelope import Envelope, split_log
 from ...errors import InvalidName
 from ...event import key_text, valid_name
 
 __all__ = [
     "Malformed",
+    "Newer",
     "digest",
+    "due_of",
     "envelope_of",
     "failure_of",
     "pack",
@@ -36,10 +39,15 @@ FOREIGN = b"\0"
 _MSGPACK = "application/msgpack"
 # Beyond this no datetime exists.
 _LAST_MICROS = 253_402_300_799_000_000
+_DUE = re.compile(rb"\d{1,15}")
 
 
 class Malformed(ValueError):
     """An entry that is no event; its text says why."""
+
+
+class Newer(Malformed):
+    """It may be one: it says that it is of a format that only a newer postbus knows."""
 
 
 class _Packed(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -86,27 +94,51 @@ def envelope_of(topic: str, entry: bytes, name: bytes, key: bytes, packed: bytes
         p = _decode(packed)
         text, key_of = name.decode(), key.decode() or None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        _refuse_newer(_mark(packed))
         raise Malformed(f"undecodable: the entry is no event: {error}") from error
+    _refuse_newer(p.mark)
     if p.mark != FORMAT:
         raise Malformed(f"undecodable: the entry has the format {p.mark}, and this postbus knows {FORMAT}")
     if len(p.id) != 16 or not 0 <= p.micros <= _LAST_MICROS or not 0 <= (p.expires or 0) <= _LAST_MICROS:
         raise Malformed("undecodable: the entry is no event: its id or times are out of range")
-    return Envelope(p.id, text, topic, key_of, p.micros, p.version, p.format, p.body, p.expires, p.headers)
+    place, number = split_log(topic) if "#" in topic else (topic, None)
+    return Envelope(p.id, text, place, key_of, p.micros, p.version, p.format, p.body, p.expires, p.headers, number)
+
+
+def _mark(packed: bytes) -> object:
+    """What stands first, in whatever array."""
+    try:
+        array = msgspec.msgpack.decode(packed)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return array[0] if isinstance(array, list) and array else None
+
+
+def _refuse_newer(mark: object) -> None:
+    if isinstance(mark, int) and mark > FORMAT:
+        raise Newer(f"undecodable: the entry has the format {mark}, and this postbus knows {FORMAT}: a newer one may")
+
+
+def due_of(fields: Sequence[bytes]) -> int | None:
+    """When a delayed entry is due, in ms since 1970."""
+    return int(fields[7]) if len(fields) == 8 and fields[6] == b"d" and _DUE.fullmatch(fields[7]) else None
 
 
 def _foreign(topic: str, entry: bytes, name: bytes, key: bytes, fields: bytes) -> Envelope:
     """A flat field map: `name` and `key` mean what they say, all fields together are the payload."""
     try:
         words = [word.decode() for word in split(fields)]
+        place, number = split_log(topic)
         return Envelope(
             _foreign_id(topic, entry),
             valid_name(name.decode(), "event name"),
-            topic,
+            place,
             key_text(key.decode() or None),
             _micros(entry),
             1,
             _MSGPACK,
             msgspec.msgpack.encode(dict(zip(words[::2], words[1::2], strict=True))),
+            partition=number,
         )
     except (UnicodeDecodeError, InvalidName, ValueError) as error:
         raise Malformed(f"undecodable: the entry of another producer is no event: {error}") from error
@@ -117,15 +149,17 @@ def salvaged(topic: str, entry: bytes, name: bytes, key: bytes, packed: bytes) -
     try:
         return envelope_of(topic, entry, name, key, packed)
     except Malformed:
+        place, number = split_log(topic)
         return Envelope(
             _foreign_id(topic, entry),
             name.decode("utf-8", "replace"),
-            topic,
+            place,
             key.decode("utf-8", "replace") or None,
             _micros(entry),
             0,
             "application/octet-stream",
             packed.removeprefix(FOREIGN),
+            partition=number,
         )
 
 
@@ -180,4 +214,4 @@ def words_of(topic: str, fields: Sequence[bytes]) -> tuple[bytes, bytes, bytes]:
         return fields[1], fields[3], fields[5]
     known = pairs(fields)
     joined = b"".join(b"%d:%s" % (len(word), word) for word in fields)
-    return known.get(b"name", topic.encode()), known.get(b"key", b""), b"\0" + joined
+    return known.get(b"name", split_log(topic)[0].encode()), known.get(b"key", b""), b"\0" + joined
