@@ -1,14 +1,16 @@
 """The doorbell: rung here at once and elsewhere by NOTIFY, after the commit and by connections of our own.
 
-Never the truth.  One connection listens, from the first `wait` on; at most one NOTIFY is under way, and what is rung
-meanwhile leaves with the next.
+Never the truth.  One connection listens, from the first `wait` on.  A single event's append carries a NOTIFY behind its
+commit; of others at most one is under way, and what is rung meanwhile leaves with the next.  While somebody waits, the
+tables are looked at as well: once a second, for what is committed by connections that nobody rings for; without LISTEN
+twenty times a second while there is work.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Set
+from collections.abc import Collection, Iterator, Set
 
 import psycopg
 from psycopg import AsyncConnection
@@ -25,6 +27,17 @@ _BACKOFF = (0.1, 2.0)
 _PAYLOAD = 7000
 # The listening connection is asked whether it lives, as often as this.
 _QUIET = 30.0
+# Seconds between looks at the tables; each one that finds nothing makes the next one later.
+_SOON, _LATE, _SLOWER = 0.05, 1.0, 1.5
+_LOOK = """
+SELECT s.name FROM postbus.subscription s WHERE s.name = ANY (%s) AND NOT s.paused AND (
+    EXISTS (SELECT FROM postbus.delivery d WHERE d.subscription = s.id AND d.state = 1)
+    OR EXISTS (SELECT FROM postbus.delivery d WHERE d.subscription = s.id AND d.state = 0)
+    OR EXISTS (
+        SELECT FROM postbus.delivery d WHERE d.subscription = s.id AND d.state = 3 AND d.due <= clock_timestamp()
+    )
+)
+"""
 
 
 class _Caller:
@@ -45,12 +58,15 @@ class Bell:
         self._registry = registry
         self._listens = listens
         self._channel = tables.channel
+        self._look_sql = tables(_LOOK)
+        self._looking: asyncio.Task[None] | None = None
         self._callers: list[_Caller] = []
         self._missed: set[str] = set()
         self._missed_any = False
         self._to_tell: set[int] = set()
         self._listening: asyncio.Task[None] | None = None
         self._telling: asyncio.Task[None] | None = None
+        self._carried = False
         self._backend = 0
         self._closed = False
 
@@ -58,6 +74,8 @@ class Bell:
         """See `Transport.wait`."""
         if self._listening is None and self._listens:
             self._listening = asyncio.get_running_loop().create_task(self._listen())
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().create_task(self._look())
         wanted = frozenset(names)
         heard = wanted if self._missed_any else self._missed & wanted
         self._missed_any = False
@@ -83,13 +101,29 @@ class Bell:
         """These subscriptions may have work: tell those who wait here, and the other processes."""
         if not ids or self._closed:
             return
-        self._ring_here(ids)
+        self.ring_here(ids)
         if self._listens:
             self._to_tell.update(ids)
             if self._telling is None:
                 self._telling = asyncio.get_running_loop().create_task(self._tell())
 
-    def _ring_here(self, ids: Collection[int]) -> None:
+    @contextlib.contextmanager
+    def carried(self, ids: Collection[int]) -> Iterator[tuple[str, str] | None]:
+        """The channel and payload of a NOTIFY for these, for a statement that sends it behind its own commit.
+
+        None where nobody listens, or another one is under way.
+        """
+        if not ids or not self._listens or self._closed or self._carried or self._telling is not None:
+            yield None
+            return
+        self._carried = True
+        try:
+            yield self._channel, self._payload(ids)
+        finally:
+            self._carried = False
+
+    def ring_here(self, ids: Collection[int]) -> None:
+        """These may have work: tell those who wait in this process."""
         routing = self._registry.last
         names = set() if routing is None else routing.names(list(ids))
         if len(names) == len(ids):
@@ -114,6 +148,29 @@ class Bell:
             caller.heard |= caller.names
             _wake(caller)
 
+    # -- the tables
+
+    async def _look(self) -> None:
+        """For those who wait: which of their subscriptions have work."""
+        pause = least = _LATE if self._listens else _SOON
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                found = await self._look_once()
+            except TransportError:
+                pause = _LATE
+            else:
+                pause = least if found else min(pause * _SLOWER, _LATE)
+
+    async def _look_once(self) -> bool:
+        """Ring for those who have work; whether there were any."""
+        names = {name for caller in self._callers for name in caller.names}
+        if not names:
+            return False
+        found = {name for (name,) in await self._line.ask(self._look_sql, (list(names),))}
+        self._ring_names(found)
+        return bool(found)
+
     # -- to and from other processes
 
     async def _tell(self) -> None:
@@ -121,11 +178,14 @@ class Bell:
         notify = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"
         while self._to_tell:
             ids, self._to_tell = self._to_tell, set()
-            routing = self._registry.last
-            payload = f"{self._backend}:{routing.revision if routing else 0}:{','.join(map(str, ids))}"
             with contextlib.suppress(TransportError, Closed):  # those who listen poll as well
-                await self._line.ask(notify, (self._channel, payload if len(payload) < _PAYLOAD else "::"))
+                await self._line.ask(notify, (self._channel, self._payload(ids)))
         self._telling = None
+
+    def _payload(self, ids: Collection[int]) -> str:
+        routing = self._registry.last
+        payload = f"{self._backend}:{routing.revision if routing else 0}:{','.join(map(str, ids))}"
+        return payload if len(payload) < _PAYLOAD else "::"
 
     async def _listen(self) -> None:
         pause = 0.0
@@ -140,7 +200,8 @@ class Bell:
                 await connection.execute(f'LISTEN "{self._channel}"'.encode())
                 self._backend = connection.info.backend_pid
                 pause = 0.0
-                self._ring_all()  # what was rung before was not heard
+                with contextlib.suppress(TransportError, Closed):  # there will be other looks
+                    await self._look_once()  # what was rung before was not heard
                 await self._hear(connection)
             except (psycopg.Error, OSError):
                 pause = min(max(2 * pause, _BACKOFF[0]), _BACKOFF[1])
@@ -164,7 +225,7 @@ class Bell:
         if routing is None or revision != str(routing.revision) or not ids:
             self._ring_all()
         else:
-            self._ring_here([int(id_) for id_ in ids.split(",")])
+            self.ring_here([int(id_) for id_ in ids.split(",")])
 
     async def close(self) -> None:
         """Stop listening, and tell whoever waits."""
@@ -173,9 +234,10 @@ class Bell:
             _wake(caller)
         if self._telling is not None:
             await asyncio.gather(self._telling, return_exceptions=True)
-        if self._listening is not None:
-            self._listening.cancel()
-            await asyncio.gather(self._listening, return_exceptions=True)
+        for task in (self._listening, self._looking):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
 
 
 def _wake(caller: _Caller) -> None:

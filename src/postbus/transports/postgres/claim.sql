@@ -66,6 +66,10 @@ DECLARE
     v_paused boolean;
     v_now timestamptz;
     v_fence bigint;
+    v_next timestamptz;
+    v_unsorted boolean;
+    v_suspects boolean;
+    v_due boolean;
 BEGIN
     SELECT s.id, s.ordered, s.paused INTO v_id, v_ordered, v_paused FROM postbus.subscription s WHERE s.name = the_name;
     IF v_ordered THEN
@@ -86,14 +90,20 @@ BEGIN
             WHERE l.subscription = v_id AND l.state = 5 AND l.until <= v_now FOR UPDATE SKIP LOCKED
         ) ended WHERE d.seq = ended.seq AND d.subscription = v_id;
     END IF;
-    UPDATE postbus.delivery d SET state = 4
-    FROM (
-        SELECT l.seq FROM postbus.delivery l
-        WHERE l.subscription = v_id AND l.state = 3 AND l.due <= v_now AND l.suspect FOR UPDATE SKIP LOCKED
-    ) ready WHERE d.seq = ready.seq AND d.subscription = v_id;
-    IF NOT is_alone AND (v_ordered OR EXISTS (
-        SELECT FROM postbus.delivery f WHERE f.subscription = v_id AND f.state = 0
-    )) THEN
+    -- Most of the time nothing is due, and then most of what follows need not be asked.
+    SELECT EXISTS (SELECT FROM postbus.delivery f WHERE f.subscription = v_id AND f.state = 0),
+        EXISTS (SELECT FROM postbus.delivery f WHERE f.subscription = v_id AND f.state = 4),
+        (SELECT l.due FROM postbus.delivery l WHERE l.subscription = v_id AND l.state = 3 ORDER BY l.due LIMIT 1)
+    INTO v_unsorted, v_suspects, v_next;
+    v_due := coalesce(v_next <= v_now, false);
+    IF v_due THEN
+        UPDATE postbus.delivery d SET state = 4
+        FROM (
+            SELECT l.seq FROM postbus.delivery l
+            WHERE l.subscription = v_id AND l.state = 3 AND l.due <= v_now AND l.suspect FOR UPDATE SKIP LOCKED
+        ) ready WHERE d.seq = ready.seq AND d.subscription = v_id;
+    END IF;
+    IF NOT is_alone AND (v_ordered OR v_unsorted) THEN
         WHILE (
             SELECT count(*) FROM (
                 SELECT FROM postbus.delivery r WHERE r.subscription = v_id AND r.state = 1 LIMIT the_limit
@@ -116,7 +126,7 @@ BEGIN
         WHERE d.seq = one.seq AND d.subscription = v_id
         RETURNING 3, v_id, d.seq, d.attempt, v_fence, uuid_send(e.id), e.name, e.topic, e.key, e.micros, e.version,
             e.format, e.body, e.expires, e.headers::text, NULL::double precision, true;
-    ELSE
+    ELSIF v_due THEN
         RETURN QUERY
         WITH due AS MATERIALIZED (
             SELECT l.seq, l.due FROM postbus.delivery l
@@ -140,10 +150,30 @@ BEGIN
         SELECT 3, v_id, x.seq, x.attempt, v_fence, uuid_send(x.id), x.name, x.topic, x.key, x.micros, x.version,
             x.format, x.body, x.expires, x.headers::text, NULL::double precision, false
         FROM leased x ORDER BY x.due NULLS LAST, x.seq;
+    ELSE
+        RETURN QUERY
+        WITH fresh AS MATERIALIZED (
+            SELECT l.seq FROM postbus.delivery l
+            WHERE l.subscription = v_id AND l.state = 1
+            ORDER BY l.seq LIMIT the_limit FOR UPDATE SKIP LOCKED
+        ), leased AS (
+            UPDATE postbus.delivery d
+            SET state = 5, owner = the_owner, fence = v_fence, alone = false,
+                until = v_now + the_lease * interval '1 second'
+            FROM fresh f JOIN postbus.event e ON e.seq = f.seq
+            WHERE d.seq = f.seq AND d.subscription = v_id
+            RETURNING d.seq, d.attempt, e.id, e.name, e.topic, e.key, e.micros, e.version, e.format, e.body,
+                e.expires, e.headers
+        )
+        SELECT 3, v_id, x.seq, x.attempt, v_fence, uuid_send(x.id), x.name, x.topic, x.key, x.micros, x.version,
+            x.format, x.body, x.expires, x.headers::text, NULL::double precision, false
+        FROM leased x ORDER BY x.seq;
+    END IF;
+    IF v_due OR v_unsorted OR v_ordered OR is_alone THEN
+        SELECT EXISTS (SELECT FROM postbus.delivery l WHERE l.subscription = v_id AND l.state = 4),
+            (SELECT l.due FROM postbus.delivery l WHERE l.subscription = v_id AND l.state = 3 ORDER BY l.due LIMIT 1)
+        INTO v_suspects, v_next;
     END IF;
     RETURN QUERY SELECT 2, v_id, 0::bigint, 0, v_fence, ''::bytea, '', '', '', 0::bigint, 0, '', ''::bytea,
-        0::bigint, '',
-        (SELECT extract(epoch FROM l.due - v_now)::double precision FROM postbus.delivery l
-         WHERE l.subscription = v_id AND l.state = 3 ORDER BY l.due LIMIT 1),
-        EXISTS (SELECT FROM postbus.delivery l WHERE l.subscription = v_id AND l.state = 4);
+        0::bigint, '', extract(epoch FROM v_next - v_now)::double precision, v_suspects;
 END $$;

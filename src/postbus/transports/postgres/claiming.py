@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ...clock import Clock
 from ...delivery import Bury, Delivery
+from ...dice import dice
 from ...errors import UnknownSubscription
 from ...transport import Claimed
-from .line import Line, Refusal, Row
+from .line import AnswerLost, Line, Refusal, Row
 from .schema import Tables
 from .settling import Settling
 from .wire import Malformed, envelope_of, salvaged
@@ -28,18 +28,57 @@ class Receipt(NamedTuple):
     seq: int
 
 
+class _Fate:
+    """Of one owner's claims for one subscription: the last fence that was heard of, and whether an answer was lost."""
+
+    __slots__ = ("fence", "lost", "under_way")
+
+    def __init__(self) -> None:
+        self.fence = 0
+        self.lost = False
+        self.under_way = 0
+
+
 class Claiming:
     """The statement of a claim."""
 
-    def __init__(self, line: Line, tables: Tables, settling: Settling) -> None:
+    def __init__(self, line: Line, tables: Tables, settling: Settling, clock: Clock) -> None:
         self._line = line
         self._settling = settling
         self._claim = tables("SELECT * FROM postbus.claim(%s, %s, %s::integer, %s::double precision, %s, %s)")
         self._swept: dict[str, float] = {}
+        self._now = clock.monotonic
+        self._fates: dict[tuple[str, str], _Fate] = {}
+        self._stranded = tables(
+            "SELECT d.subscription, d.seq, d.fence FROM postbus.delivery d JOIN postbus.subscription s "
+            "ON s.id = d.subscription WHERE s.name = %s AND d.state = 5 AND d.owner = %s AND d.fence > %s"
+        )
 
     async def claim(self, subscription: str, owner: str, limit: int, lease: float, *, alone: bool) -> Claimed:
         """See `Transport.claim`."""
-        sweeps = alone or time.monotonic() >= self._swept.get(subscription, 0.0)
+        fate = self._fates.setdefault((subscription, owner), _Fate())
+        if fate.lost and not fate.under_way:
+            await self._hand_back(subscription, owner, fate)
+        fate.under_way += 1
+        try:
+            return await self._try(fate, subscription, owner, limit, lease, alone=alone)
+        except AnswerLost:
+            fate.lost = True
+            raise
+        finally:
+            fate.under_way -= 1
+
+    async def _hand_back(self, subscription: str, owner: str, fate: _Fate) -> None:
+        """What was taken by claims whose answer was lost is nobody's until its lease ends: hand it back now."""
+        rows = await self._line.ask(self._stranded, (subscription, owner, fate.fence))
+        if rows:
+            await self._settling.release(owner, [(Receipt(id_, seq), fence) for id_, seq, fence in rows])
+        fate.lost = False
+
+    async def _try(
+        self, fate: _Fate, subscription: str, owner: str, limit: int, lease: float, *, alone: bool
+    ) -> Claimed:
+        sweeps = alone or self._now() >= self._swept.get(subscription, 0.0)
         values = (subscription, owner, max(0, limit), lease, alone, sweeps)
         try:
             *rows, state = await self._line.ask(self._claim, values)
@@ -47,12 +86,13 @@ class Claiming:
             if not error.again:
                 raise
             *rows, state = await self._line.ask(self._claim, values)
+        fate.fence = max(fate.fence, state[4] or 0)
         if state[0] == _UNKNOWN:
             raise UnknownSubscription(f"no subscription is named {subscription!r}: declare it first")
         if state[0] == _PAUSED:
             return _NOTHING
         if sweeps:  # jittered, so that many processes do not look at once
-            self._swept[subscription] = time.monotonic() + lease / 4 * random.uniform(0.75, 1.0)
+            self._swept[subscription] = self._now() + lease / 4 * dice.uniform(0.75, 1.0)
         deliveries = await self._given(rows, subscription, owner, alone=alone)
         return Claimed(deliveries, None if state[15] is None else max(0.0, state[15]), state[16])
 

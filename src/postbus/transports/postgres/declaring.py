@@ -24,6 +24,38 @@ _BITE_OF_DELIVERIES = (
     "(SELECT seq FROM postbus.delivery WHERE subscription = %s LIMIT %s) RETURNING seq) SELECT array_agg(seq) FROM gone"
 )
 _BITE_OF_DEAD = _BITE_OF_DELIVERIES.replace("delivery", "dead")
+# What others still hold, and what was kept: both of these names and topics, since then.
+_FILL_HELD = """
+WITH found AS (
+    SELECT e.seq FROM postbus.event e
+    JOIN unnest(%s::text[], %s::text[]) AS k(name, topic) ON k.name = e.name AND k.topic = e.topic
+    WHERE e.micros >= %s
+        AND NOT EXISTS (SELECT FROM postbus.delivery d WHERE d.seq = e.seq AND d.subscription = %s)
+    ORDER BY e.seq FOR UPDATE OF e
+), marked AS (
+    UPDATE postbus.event e SET routes = e.routes + 2 FROM found f WHERE e.seq = f.seq
+    RETURNING e.seq, CASE WHEN e.due > clock_timestamp() THEN e.due END AS due
+), unburied AS (
+    DELETE FROM postbus.dead x USING found f WHERE x.seq = f.seq AND x.subscription = %s
+), offered AS (
+    INSERT INTO postbus.delivery (seq, subscription, state, due, delayed)
+    SELECT m.seq, %s, CASE WHEN %s THEN 0 WHEN m.due IS NULL THEN 1 ELSE 3 END, m.due, m.due IS NOT NULL FROM marked m
+)
+SELECT count(*) FROM found
+"""
+_FILL_KEPT = """
+WITH back AS (
+    DELETE FROM postbus.history h USING unnest(%s::text[], %s::text[]) AS k(name, topic)
+    WHERE k.name = h.name AND k.topic = h.topic AND h.micros >= %s AND h.keep_until > clock_timestamp() RETURNING h.*
+), stored AS (
+    INSERT INTO postbus.event SELECT b.* FROM back b
+), offered AS (
+    INSERT INTO postbus.delivery (seq, subscription, state, due, delayed)
+    SELECT b.seq, %s, CASE WHEN %s THEN 0 WHEN b.later IS NULL THEN 1 ELSE 3 END, b.later, b.later IS NOT NULL
+    FROM (SELECT seq, CASE WHEN due > clock_timestamp() THEN due END AS later FROM back) b
+)
+SELECT count(*) FROM back
+"""
 
 
 class Declaring:
@@ -204,6 +236,7 @@ class Declaring:
     async def seek(self, name: str, to: datetime) -> int:
         """Deliver the stored events since then again; return how many."""
         async with self._line.transaction() as ask:
+            await self._enter(ask)  # of two at once, the later one would miss what the other brings back from history
             place = await self._place(ask, name)
             await ask("SELECT pg_advisory_xact_lock(%s, %s)", (self._tables.lock, place.id))
             count = await self._fill(ask, place.id, place.spec, int(to.timestamp() * 1e6))
@@ -212,26 +245,15 @@ class Declaring:
 
     async def _fill(self, ask: Ask, id_: int, spec: SubscriptionSpec, since: int) -> int:
         """Deliver the stored events since then (microseconds) that it takes and does not hold; return how many."""
-        kinds = await ask(self._tables("SELECT DISTINCT name, topic FROM postbus.event"))
+        kinds = await ask(self._tables("SELECT DISTINCT name, topic FROM postbus.stored"))
         taken = [(name, topic) for name, topic in kinds if spec.takes(name, topic)]
         if not taken:
             return 0
-        ((count,),) = await ask(
-            self._tables(
-                "WITH found AS (SELECT e.seq FROM postbus.event e "
-                "JOIN unnest(%s::text[], %s::text[]) AS k(name, topic) ON k.name = e.name AND k.topic = e.topic "
-                "WHERE e.micros >= %s AND NOT EXISTS (SELECT FROM postbus.delivery d "
-                "WHERE d.seq = e.seq AND d.subscription = %s) ORDER BY e.seq FOR UPDATE OF e), "
-                "marked AS (UPDATE postbus.event e SET routes = e.routes + 2 FROM found f WHERE e.seq = f.seq "
-                "RETURNING e.seq, CASE WHEN e.due > clock_timestamp() THEN e.due END AS due), "
-                "unburied AS (DELETE FROM postbus.dead x USING found f WHERE x.seq = f.seq AND x.subscription = %s), "
-                "offered AS (INSERT INTO postbus.delivery (seq, subscription, state, due, delayed) "
-                "SELECT m.seq, %s, CASE WHEN %s THEN 0 WHEN m.due IS NULL THEN 1 ELSE 3 END, m.due, "
-                "m.due IS NOT NULL FROM marked m) SELECT count(*) FROM found"
-            ),
-            ([name for name, _ in taken], [topic for _, topic in taken], since, id_, id_, id_, spec.ordered),
-        )
-        return int(count)
+        wanted = ([name for name, _ in taken], [topic for _, topic in taken], since)
+        # What becomes history between the two is found by the second.
+        ((held,),) = await ask(self._tables(_FILL_HELD), (*wanted, id_, id_, id_, spec.ordered))
+        ((kept,),) = await ask(self._tables(_FILL_KEPT), (*wanted, id_, spec.ordered))
+        return int(held + kept)
 
     # -- retired
 

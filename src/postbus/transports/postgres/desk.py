@@ -1,25 +1,33 @@
-"""What CLI and dashboard use: reads are single statements, changes go where they are made."""
+"""What CLI, dashboard and relays use: reads are single statements, changes go where they are made."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence, Set
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
 
 from ...delivery import DeadLetter
+from ...envelope import Envelope, micros_of
 from ...event import Pattern, is_pattern, valid_name
+from ...recording import Record
+from ...retrying import Retrying
 from ...transport import DeadQuery, EventQuery, StoredEvent, SubscriptionInfo, SubscriptionStats, WorkerInfo
 from .declaring import Declaring
+from .hastening import Hastening
 from .line import Line, Row
 from .reading import EVENTS, LETTERS, STATES, STATS, SUBSCRIPTIONS, WORKERS, letter_of, stats_of, stored_of
+from .recording import Memoirs
 from .routing import unpack_spec
 from .schema import Tables
+from .spooling import Spooling
 
 __all__ = ["Desk"]
+
+T = TypeVar("T")
 
 # Rows read at once while looking for those that match what SQL cannot say.
 _CHUNK = 500
@@ -28,17 +36,22 @@ _INFO = msgspec.json.Decoder(WorkerInfo)
 _Condition = tuple[str, tuple[Any, ...]]
 
 
-class Desk:
+class Desk(Spooling):
     """The inspectable half of the transport; the other half opens it."""
 
     _tables: Tables
     _line: Line
     _declaring: Declaring
+    _memoirs: Memoirs
+    _hastening: Hastening
 
     def _check(self) -> None:
         raise NotImplementedError
 
     def _ring(self, ids: Collection[int]) -> None:
+        raise NotImplementedError
+
+    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
         raise NotImplementedError
 
     async def _ask(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
@@ -81,6 +94,10 @@ class Desk:
             conditions.append(("e.key = %s", (query.key,)))
         if query.correlation_id is not None:
             conditions.append(("e.headers ->> 'correlationid' = %s", (query.correlation_id,)))
+        if query.since is not None:
+            conditions.append(("e.micros >= %s", (micros_of(query.since),)))
+        if query.before is not None:
+            conditions.append(("e.micros < %s", (micros_of(query.before),)))
         rows = await self._pages(EVENTS, conditions, _named(conditions, query.name, 2), limit, "e.seq < %s")
         states: dict[int, dict[str, str]] = {row[0]: {} for row in rows}
         for seq, name, state in await self._ask(STATES, (list(states), list(states))):
@@ -100,6 +117,20 @@ class Desk:
         conditions += _wanted(query)
         rows = await self._pages(LETTERS, conditions, _named(conditions, query.name, 7), limit, "d.id > %s")
         return [letter_of(row) for row in rows]
+
+    # -- remembered
+
+    async def record(self, records: Sequence[Record]) -> None:
+        """See `Recording.record`."""
+        self._check()
+        await self._whole(self._memoirs.record(records))
+
+    async def records(
+        self, kind: str, *, subject: str | None = None, since: str = "", limit: int = 100, after: str | None = None
+    ) -> Sequence[Record]:
+        """See `Recording.records`."""
+        self._check()
+        return await self._whole(self._memoirs.records(kind, subject=subject, since=since, limit=limit, after=after))
 
     async def _pages(
         self,
@@ -134,6 +165,25 @@ class Desk:
         self._ring([place.id])
         return int(count)
 
+    async def done(self, subscription: str, ids: Sequence[UUID]) -> Set[UUID]:
+        """See `Remembering.done`."""
+        self._check()
+        place = await self._declaring.place(subscription)
+        rows = await self._ask(
+            "SELECT x.id FROM postbus.done x JOIN postbus.subscription s ON s.public = x.subscription "
+            "WHERE s.id = %s::integer AND x.id = ANY (%s::uuid[])", (place.id, list(ids)),
+        )  # fmt: skip
+        return {id_ for (id_,) in rows}
+
+    async def forget(self, subscription: str, ids: Sequence[UUID]) -> None:
+        """See `Remembering.forget`."""
+        self._check()
+        place = await self._declaring.place(subscription)
+        await self._ask(
+            "DELETE FROM postbus.done x USING postbus.subscription s WHERE s.public = x.subscription "
+            "AND s.id = %s::integer AND x.id = ANY (%s::uuid[])", (place.id, list(ids)),
+        )  # fmt: skip
+
     async def discard(self, subscription: str, ids: Sequence[UUID]) -> int:
         """Delete these dead letters."""
         self._check()
@@ -141,6 +191,44 @@ class Desk:
         ((count,),) = await self._ask("SELECT postbus.discard(%s::integer, %s::uuid[])", (place.id, list(ids)))
         self._ring([place.id])
         return int(count)
+
+    async def amend(self, subscription: str, letter: UUID, envelope: Envelope) -> bool:
+        """See `Amending.amend`."""
+        self._check()
+        place = await self._declaring.place(subscription)
+        values = (
+            place.id, letter, envelope.id, envelope.name, envelope.log, envelope.key, envelope.micros,
+            envelope.version, envelope.format, envelope.body, envelope.expires_micros,
+            msgspec.json.encode(envelope.header_map).decode() if envelope.header_map else None,
+        )  # fmt: skip
+        ((found,),) = await self._ask(
+            "SELECT postbus.amend(%s::integer, %s::uuid, %s::uuid, %s::text, %s::text, %s::text, %s::bigint, "
+            "%s::integer, %s::text, %s::bytea, %s::bigint, %s::text)",
+            values,
+        )
+        return bool(found)
+
+    async def retrying(self, subscription: str, *, limit: int = 100, after: str | None = None) -> Sequence[Retrying]:
+        """See `Hastening.retrying`."""
+        self._check()
+        place = await self._declaring.place(subscription)
+        return await self._hastening.retrying(place.id, subscription, limit, after)
+
+    async def hasten(self, subscription: str, places: Sequence[str]) -> int:
+        """See `Hastening.hasten`."""
+        self._check()
+        place = await self._declaring.place(subscription)
+        count = await self._hastening.hasten(place.id, places)
+        self._ring([place.id])
+        return count
+
+    async def abandon(self, subscription: str, places: Sequence[str]) -> int:
+        """See `Hastening.abandon`."""
+        self._check()
+        place = await self._declaring.place(subscription)
+        count = await self._whole(self._hastening.abandon(place.id, places))
+        self._ring([place.id])
+        return count
 
     async def pause(self, subscription: str) -> None:
         """Refuse claims."""
@@ -191,6 +279,8 @@ def _wanted(query: DeadQuery) -> list[_Condition]:
         conditions.append((where, (query.error,)))
     if query.reason is not None:
         conditions.append(("strpos(lower(d.reason), lower(%s)) > 0", (query.reason,)))
+    if query.since is not None:
+        conditions.append(("d.buried_at >= %s", (query.since,)))
     if query.before is not None:
         conditions.append(("d.buried_at < %s", (query.before,)))
     return conditions

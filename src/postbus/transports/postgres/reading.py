@@ -18,43 +18,58 @@ SUBSCRIPTIONS = (
 
 WORKERS = "SELECT info FROM postbus.worker WHERE until > clock_timestamp() ORDER BY owner"
 
-# What a dead worker holds is backlog, though nobody noticed yet.
+# What a dead worker holds is backlog, though nobody noticed yet.  Each state is counted by the index that its rows are
+# claimed by, for the table is full of rows that are gone; letters by an index alone, for there may be very many.
 STATS = """
-SELECT s.name, s.paused, c.*, x.dead, x.parked, w.parked_events, w.parked_later, o.age
+SELECT s.name, s.paused, r.ready + n.due + l.due + w.due + o.ended, o.held, n.scheduled + l.scheduled + w.scheduled,
+    l.retrying, l.next_due, x.dead, x.parked, p.events, p.later, w.due,
+    extract(epoch FROM s.now)::double precision - (
+        SELECT e.micros FROM postbus.event e WHERE e.seq = least(r.first, n.first, l.first, w.first, o.first)
+    ) / 1e6::double precision AS age
 FROM (SELECT *, clock_timestamp() AS now FROM postbus.subscription) s
 CROSS JOIN LATERAL (
-    SELECT
-        count(*) FILTER (WHERE d.state IN (1, 4) OR (d.state IN (0, 2, 3) AND coalesce(d.due <= s.now, true))
-            OR (d.state = 5 AND d.until <= s.now)) AS backlog,
-        count(*) FILTER (WHERE d.state = 5 AND d.until > s.now) AS in_flight,
-        count(*) FILTER (WHERE d.state IN (0, 2, 3) AND d.due > s.now AND d.delayed) AS scheduled,
-        count(*) FILTER (WHERE d.state = 3 AND d.due > s.now AND NOT d.delayed) AS retrying,
-        extract(epoch FROM min(d.due) FILTER (WHERE d.state = 3 AND d.due > s.now) - s.now)::double precision
-            AS next_due
-    FROM postbus.delivery d WHERE d.subscription = s.id
-) c
+    SELECT count(*) AS ready, min(d.seq) AS first
+    FROM postbus.delivery d WHERE d.subscription = s.id AND d.state IN (1, 4)
+) r
 CROSS JOIN LATERAL (
-    SELECT count(*) AS dead, count(*) FILTER (WHERE x.lane IS NOT NULL) AS parked
-    FROM postbus.dead x WHERE x.subscription = s.id
-) x
+    SELECT count(*) FILTER (WHERE coalesce(d.due <= s.now, true)) AS due,
+        count(*) FILTER (WHERE d.due > s.now AND d.delayed) AS scheduled,
+        min(d.seq) FILTER (WHERE coalesce(d.due <= s.now, true)) AS first
+    FROM postbus.delivery d WHERE d.subscription = s.id AND d.state = 0
+) n
 CROSS JOIN LATERAL (
-    SELECT count(*) AS parked_events, count(*) FILTER (WHERE d.due > s.now) AS parked_later
-    FROM postbus.dead x JOIN postbus.delivery d ON d.subscription = s.id AND d.lane = x.lane AND d.state = 2
-    WHERE x.subscription = s.id AND x.lane IS NOT NULL
+    SELECT count(*) FILTER (WHERE coalesce(d.due <= s.now, true)) AS due,
+        count(*) FILTER (WHERE d.due > s.now AND d.delayed) AS scheduled,
+        count(*) FILTER (WHERE d.due > s.now AND NOT d.delayed) AS retrying,
+        extract(epoch FROM min(d.due) FILTER (WHERE d.due > s.now) - s.now)::double precision AS next_due,
+        min(d.seq) FILTER (WHERE coalesce(d.due <= s.now, true)) AS first
+    FROM postbus.delivery d WHERE d.subscription = s.id AND d.state = 3
+) l
+CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE coalesce(d.due <= s.now, true)) AS due,
+        count(*) FILTER (WHERE d.due > s.now AND d.delayed) AS scheduled,
+        min(d.seq) FILTER (WHERE coalesce(d.due <= s.now, true)) AS first
+    FROM postbus.delivery d WHERE d.subscription = s.id AND d.state = 2
 ) w
 CROSS JOIN LATERAL (
-    SELECT extract(epoch FROM s.now)::double precision - (
-        SELECT e.micros FROM postbus.event e WHERE e.seq = (
-            SELECT min(d.seq) FROM postbus.delivery d
-            WHERE d.subscription = s.id AND (d.state IN (1, 4, 5) OR coalesce(d.due <= s.now, true))
-        )
-    ) / 1e6::double precision AS age
+    SELECT count(*) FILTER (WHERE d.until <= s.now) AS ended, count(*) FILTER (WHERE d.until > s.now) AS held,
+        min(d.seq) AS first
+    FROM postbus.delivery d WHERE d.subscription = s.id AND d.state = 5
 ) o
+CROSS JOIN LATERAL (
+    SELECT (SELECT count(*) FROM postbus.dead x WHERE x.subscription = s.id) AS dead,
+        (SELECT count(*) FROM postbus.dead x WHERE x.subscription = s.id AND x.lane IS NOT NULL) AS parked
+) x
+CROSS JOIN LATERAL (
+    SELECT count(*) AS events, count(*) FILTER (WHERE d.due > s.now) AS later
+    FROM postbus.dead x JOIN postbus.delivery d ON d.subscription = s.id AND d.lane = x.lane AND d.state = 2
+    WHERE x.subscription = s.id AND x.lane IS NOT NULL
+) p
 WHERE s.name IS NOT NULL AND (%s::text[] IS NULL OR s.name = ANY (%s::text[]))
 ORDER BY s.name
 """
 
-EVENTS = "SELECT e.seq, COLUMNS FROM postbus.event e WHERE true ORDER BY e.seq DESC LIMIT %s".replace(
+EVENTS = "SELECT e.seq, COLUMNS FROM postbus.stored e WHERE true ORDER BY e.seq DESC LIMIT %s".replace(
     "COLUMNS", COLUMNS
 )
 
@@ -79,9 +94,8 @@ WHERE true ORDER BY d.id LIMIT %s
 
 def stats_of(row: Row, workers: Sequence[WorkerInfo]) -> SubscriptionStats:
     """One row of `STATS`."""
-    name, paused, backlog, in_flight, scheduled, retrying, next_due, dead, parked, parked_events, parked_later, age = (
-        row
-    )
+    name, paused, backlog, in_flight, scheduled, retrying, next_due, dead, parked, *more = row
+    parked_events, parked_later, waiting, age = more
     return SubscriptionStats(
         name=name,
         backlog=backlog - (parked_events - parked_later),
@@ -95,6 +109,7 @@ def stats_of(row: Row, workers: Sequence[WorkerInfo]) -> SubscriptionStats:
         parked_events=parked_events,
         workers=sum(name in worker.subscriptions for worker in workers),
         paused=paused,
+        waiting=waiting - (parked_events - parked_later),
     )
 
 

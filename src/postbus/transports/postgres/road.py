@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Collection, Coroutine, Sequence, Set
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Coroutine, Sequence, Set
+from typing import Any, Literal, TypeVar
 
 import psycopg
 
 from ...address import Settings
 from ...delivery import Delivery, Outcome, Release
-from ...errors import Closed, ConfigError, ForkError, PostbusError
-from ...transport import Append, Claimed, Conflict, Outgoing, Renewer, Settle, SubscriptionSpec, Traits
+from ...drivers import Script
+from ...errors import Closed, ForkError, PostbusError
+from ...finding import Finding
+from ...transport import Append, Claimed, Conflict, Duplicate, Outgoing, Renewer, Settle, SubscriptionSpec, Traits
 from .appending import Appending
 from .bell import Bell
 from .claiming import Claiming
 from .declaring import Declaring
 from .desk import Desk
+from .effects import Effects
+from .examining import examined
+from .hastening import Hastening
 from .line import Door, Line
+from .recording import Memoirs
 from .renewing import PostgresRenewer
 from .routing import Registry
-from .schema import Tables, migrate
+from .schema import Tables, migrate, missing
 from .settling import Settling
 from .upkeep import Upkeep
 from .within import Within
@@ -69,23 +76,29 @@ class PostgresTransport(Desk):
         except BaseException:
             await line.close()
             raise
+        self._loop = asyncio.get_running_loop()
         self._line = line
         self._registry = Registry(line, self._tables)
         self._bell = Bell(self._door, line, self._tables, self._registry, listens=self._listens)
         self._declaring = Declaring(line, self._tables, self._registry, self._bell.ring)
         self._settling = Settling(line, self._tables, self._registry, self._bell.ring)
-        self._claiming = Claiming(line, self._tables, self._settling)
+        self._claiming = Claiming(line, self._tables, self._settling, self._settings.clock)
         self._appending = Appending(
             line,
             self._tables,
             self._registry,
             retain=self._settings.retain,
             patience=min(self._settings.publish_timeout * _SHARE, self._door.patience),
-            ring=self._bell.ring,
+            bell=self._bell,
         )
         ((identity,),) = await line.ask(self._tables("SELECT uuid_send(identity) FROM postbus.meta"), ())
         self._within = Within(self._tables, self._registry, self._appending.statements, self._settings.retain, identity)
-        self._upkeep = Upkeep(line, self._tables, self._declaring)
+        self._effects = Effects(self._door, self._tables, size=self._door.transactions)
+        self._memoirs = Memoirs(line, self._tables, self._settings.clock)
+        self._hastening = Hastening(line, self._tables)
+        self._upkeep = Upkeep(line, self._tables, self._declaring, retain=self._settings.retain)
+        if self._settings.retain is not None:
+            await self._upkeep.partition()
         self._open = True
 
     async def close(self) -> None:
@@ -94,9 +107,11 @@ class PostgresTransport(Desk):
             return
         self._open = False
         await self._upkeep.close()
-        while self._background:
-            await asyncio.gather(*self._background, return_exceptions=True)
+        while ending := tuple(self._background):
+            await asyncio.gather(*ending, return_exceptions=True)
+            self._background.difference_update(ending)  # from 3.12 on, waiting for what has ended lets no callback run
         await self._bell.close()
+        await self._effects.close()
         await self._line.close()
 
     def _check(self) -> None:
@@ -128,6 +143,32 @@ class PostgresTransport(Desk):
     async def _ask(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         self._check()
         return await self._whole(super()._ask(sql, values))
+
+    def sql(self) -> str:
+        """See `Migrating.sql`."""
+        return self._tables.script()
+
+    async def missing(self) -> Sequence[str]:
+        """See `Migrating.missing`."""
+        line = Line(self._door)
+        try:
+            return await missing(line, self._tables)
+        finally:
+            await line.close()
+
+    async def apply(self, told: Callable[[str], None]) -> None:
+        """See `Migrating.apply`."""
+        line = Line(self._door)
+        try:
+            await migrate(line, self._tables, told)
+        finally:
+            await line.close()
+
+    async def examine(self) -> Sequence[Finding]:
+        """How the server stands."""
+        self._check()
+        retains = self._settings.retain is not None
+        return await self._whole(examined(self._line, self._tables, listens=self._listens, retains=retains))
 
     # -- the road
 
@@ -180,20 +221,73 @@ class PostgresTransport(Desk):
         self._check()
         return PostgresRenewer(self._door, self._tables, self._check_process)
 
+    # -- transactional subscribers
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """A connection for one transactional run in a thread."""
+        self._check()
+        return self._effects.connect()
+
+    def try_begin(self, connection: Any) -> bool:  # noqa: ARG002 - the contract's
+        """Nobody is in the way; `done_within` begins."""
+        return True
+
+    def done_within(self, connection: Any, delivery: Delivery) -> Settle | Duplicate:
+        """Begin, and look at the lease and the mark; `end` settles."""
+        self._check()
+        return self._effects.done_within(connection, delivery)
+
+    def end(self, connection: Any, *, commit: bool) -> None:
+        """Settle, mark and commit, or roll back."""
+        self._check_process()
+        self._effects.end(connection, commit=commit)
+
+    async def begin_async(self, delivery: Delivery) -> tuple[Any, Settle | Duplicate]:
+        """Begin on a connection for the event loop, and look at the lease and the mark; `end_async` settles."""
+        self._check()
+        return await self._effects.begin_async(delivery)
+
+    async def end_async(self, connection: Any, *, commit: bool) -> None:
+        """Settle, mark and commit, or roll back."""
+        self._check_process()
+        await self._whole(self._effects.end_async(connection, commit=commit))
+
     # -- within the caller's transaction
 
-    def enlists(self, connection: object) -> bool:
-        """Whether it is psycopg's connection for threads."""
-        return isinstance(connection, psycopg.Connection)
+    @property
+    def dialect(self) -> Literal["postgresql", "sqlite"]:
+        """PostgreSQL."""
+        return "postgresql"
 
-    def append_within(self, connection: Any, items: Sequence[Outgoing]) -> Sequence[Append]:
-        """Append in the transaction that is open on the caller's connection, or that it opens by itself."""
+    def append_within(self, items: Sequence[Outgoing]) -> Script[Sequence[Append]]:
+        """See `Enlisting.append_within`."""
         self._check()
-        if not isinstance(connection, psycopg.Connection):
-            raise ConfigError(f"within= a {type(connection).__qualname__}: expected a psycopg.Connection")
-        return self._within.append(connection, items)
+        return self._within.append(items)
 
-    def surviving(self, connection: Any, ids: Sequence[bytes]) -> Set[bytes]:
-        """Which of these appended events no savepoint has rolled back."""
+    def surviving(self, ids: Sequence[bytes]) -> Script[Set[bytes]]:
+        """See `Enlisting.surviving`."""
+        return self._within.surviving(ids)
+
+    def committed(self, items: Sequence[Outgoing]) -> None:
+        """Ring for whoever takes these."""
+        routing = self._registry.last
+        if routing is None or not self._open:
+            return
+        ids = {id_ for item in items for id_ in routing.route(item.envelope.name, item.envelope.log).ids}
+        with contextlib.suppress(RuntimeError):  # its loop has ended: the workers elsewhere poll
+            self._loop.call_soon_threadsafe(self._bell.ring, ids)
+
+    def holds(self) -> Script[bool]:
+        """See `Marking.holds`."""
         self._check()
-        return self._within.surviving(connection, ids)
+        return self._within.holds()
+
+    def begin_within(self, delivery: Delivery) -> Script[Settle | Duplicate]:
+        """See `Marking.begin_within`."""
+        self._check()
+        return self._within.begin(delivery)
+
+    def end_within(self, delivery: Delivery, *, repeated: bool) -> Script[Settle]:
+        """See `Marking.end_within`."""
+        self._check()
+        return self._within.end(delivery, repeated=repeated)

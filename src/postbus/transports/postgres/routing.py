@@ -30,10 +30,13 @@ class Place:
 class Route:
     """Where an event goes, and the answer its publisher gets."""
 
-    __slots__ = ("ids", "stored")
+    __slots__ = ("ids", "ids_text", "ordered", "ordered_text", "stored")
 
-    def __init__(self, ids: Sequence[int]) -> None:
-        self.ids = tuple(ids)
+    def __init__(self, places: Sequence[Place]) -> None:
+        self.ids = tuple(place.id for place in places)
+        self.ordered = tuple(place.spec.ordered for place in places)
+        self.ids_text = f"{{{','.join(map(str, self.ids))}}}"
+        self.ordered_text = f"{{{','.join('t' if ordered else 'f' for ordered in self.ordered)}}}"
         self.stored = Stored(len(self.ids))
 
 
@@ -51,7 +54,7 @@ class Routing:
         if found is None:
             if len(self._routes) >= _REMEMBERED:
                 self._routes.clear()
-            found = Route([place.id for place in self.by_id.values() if place.spec.takes(name, topic)])
+            found = Route([place for place in self.by_id.values() if place.spec.takes(name, topic)])
             self._routes[name, topic] = found
         return found
 

@@ -8,11 +8,15 @@ BEGIN
     GET DIAGNOSTICS v_gone = ROW_COUNT;
     IF v_gone < cardinality(seqs) THEN
         -- Locked first: of two subscriptions that finish at once, the later one sees that it is the last.
-        PERFORM FROM postbus.event e WHERE e.seq = ANY (seqs) AND e.keep_until IS NULL ORDER BY e.seq FOR UPDATE;
-        DELETE FROM postbus.event e
-        WHERE e.seq = ANY (seqs) AND e.keep_until IS NULL
-            AND NOT EXISTS (SELECT FROM postbus.delivery d WHERE d.seq = e.seq)
-            AND NOT EXISTS (SELECT FROM postbus.dead x WHERE x.seq = e.seq);
+        PERFORM FROM postbus.event e WHERE e.seq = ANY (seqs) ORDER BY e.seq FOR UPDATE;
+        WITH gone AS (
+            DELETE FROM postbus.event e
+            WHERE e.seq = ANY (seqs)
+                AND NOT EXISTS (SELECT FROM postbus.delivery d WHERE d.seq = e.seq)
+                AND NOT EXISTS (SELECT FROM postbus.dead x WHERE x.seq = e.seq)
+            RETURNING e.*
+        )
+        INSERT INTO postbus.history SELECT g.* FROM gone g WHERE g.keep_until > clock_timestamp();
     END IF;
 END $$;
 
@@ -57,6 +61,64 @@ BEGIN
     END IF;
     PERFORM postbus.finish(v_seqs);
     RETURN v_held;
+END $$;
+
+-- At the start of a transactional run: 0 it is somebody else's by now, 1 it is marked as done, 2 it is to be done.
+CREATE FUNCTION postbus.look(
+    the_owner text, the_seq bigint, the_subscription integer, the_fence bigint, the_id uuid
+) RETURNS integer LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM postbus.delivery d WHERE d.seq = the_seq AND d.subscription = the_subscription
+            AND d.owner = the_owner AND d.fence = the_fence AND d.until > clock_timestamp()
+    ) THEN
+        RETURN 0;
+    END IF;
+    IF EXISTS (
+        SELECT FROM postbus.done x WHERE x.id = the_id
+            AND x.subscription = (SELECT s.public FROM postbus.subscription s WHERE s.id = the_subscription)
+    ) THEN
+        RETURN 1;
+    END IF;
+    RETURN 2;
+END $$;
+
+-- The end of a transactional run: done, and marked as done, or an error.  PB001: it is somebody else's by now.
+-- The same as `ack` of one, by plain values, which cost half.
+CREATE FUNCTION postbus.done(
+    the_owner text, the_seq bigint, the_subscription integer, the_fence bigint, the_id uuid, is_repeated boolean
+) RETURNS void LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+    v_public uuid;
+    v_ordered boolean;
+    v_lane text;
+BEGIN
+    SELECT s.public, s.ordered INTO v_public, v_ordered FROM postbus.subscription s WHERE s.id = the_subscription;
+    IF v_ordered THEN
+        PERFORM pg_advisory_xact_lock(LOCKCLASS, the_subscription);
+    END IF;
+    DELETE FROM postbus.delivery d
+    WHERE d.seq = the_seq AND d.subscription = the_subscription AND d.owner = the_owner AND d.fence = the_fence
+        AND d.until > clock_timestamp()
+    RETURNING d.lane INTO v_lane;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the lease is lost' USING ERRCODE = 'PB001';
+    END IF;
+    IF v_lane IS NOT NULL THEN
+        PERFORM postbus.advance(ARRAY[the_subscription], ARRAY[v_lane], clock_timestamp());
+    END IF;
+    DELETE FROM postbus.event e WHERE e.seq = the_seq AND e.routes <= 1 AND e.keep_until IS NULL;
+    IF NOT FOUND THEN
+        PERFORM postbus.finish(ARRAY[the_seq]);
+    END IF;
+    INSERT INTO postbus.done (subscription, id, done_at) VALUES (v_public, the_id, clock_timestamp())
+    ON CONFLICT DO NOTHING;
+    IF NOT FOUND AND NOT is_repeated THEN
+        RAISE EXCEPTION 'another transaction has done it' USING ERRCODE = 'serialization_failure';
+    END IF;
 END $$;
 
 -- An id that grows with time, by the server's clock.

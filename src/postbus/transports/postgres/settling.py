@@ -11,9 +11,9 @@ from ...transport import Settle, Settled, Unknown
 from .line import AnswerLost, Line, Refusal
 from .routing import Registry
 from .schema import Tables
-from .wire import packed, storable
+from .wire import array, packed, storable
 
-__all__ = ["Settling"]
+__all__ = ["Settling", "lost"]
 
 _SETTLED = Settled()
 _NEVER = 3e9
@@ -26,9 +26,9 @@ class Settling:
         self._line = line
         self._registry = registry
         self._ring = ring
-        self._ack = tables("SELECT postbus.ack(%s, %s::bigint[], %s::integer[], %s::bigint[])")
+        self._ack = tables("SELECT postbus.ack(%s, %s::text::bigint[], %s::text::integer[], %s::text::bigint[])")
         self._settle = tables(
-            "SELECT postbus.settle(%s, %s::bigint[], %s::integer[], %s::bigint[], %s::integer[], "
+            "SELECT postbus.settle(%s, %s::text::bigint[], %s::text::integer[], %s::text::bigint[], %s::integer[], "
             "%s::double precision[], %s::boolean[], %s::text[], %s::text[])"
         )
 
@@ -50,9 +50,21 @@ class Settling:
                 results[mine[number - 1]] = _SETTLED
             self._ring(self._freed([settlements[mine[number - 1]] for number in held]))
         return [
-            _lost(delivery) if result is None else result
+            lost(delivery) if result is None else result
             for result, (delivery, _) in zip(results, settlements, strict=True)
         ]
+
+    async def release(self, owner: str, held: Sequence[tuple[Any, int]]) -> None:
+        """Hand back what these receipts and fences stand for, of which no delivery was ever given."""
+        values = [
+            owner,
+            array(receipt.seq for receipt, _ in held),
+            array(receipt.subscription for receipt, _ in held),
+            array(fence for _, fence in held),
+            *map(list, zip(*([_columns(Release())] * len(held)), strict=True)),
+        ]
+        await self._line.ask(self._settle, values)
+        self._ring({receipt.subscription for receipt, _ in held})
 
     async def _ask_twice(self, owner: str, mine: Sequence[tuple[Delivery, Outcome]]) -> list[int]:
         """A transaction that met another one is run again."""
@@ -66,9 +78,9 @@ class Settling:
     async def _ask(self, owner: str, mine: Sequence[tuple[Delivery, Outcome]]) -> list[int]:
         values: list[Any] = [
             owner,
-            [delivery.receipt.seq for delivery, _ in mine],
-            [delivery.receipt.subscription for delivery, _ in mine],
-            [delivery.fence for delivery, _ in mine],
+            array([delivery.receipt.seq for delivery, _ in mine]),
+            array([delivery.receipt.subscription for delivery, _ in mine]),
+            array([delivery.fence for delivery, _ in mine]),
         ]
         if all(type(outcome) is Ack for _, outcome in mine):
             ((held,),) = await self._line.ask(self._ack, values)
@@ -104,7 +116,8 @@ def _columns(outcome: Outcome) -> tuple[int, float, bool, str | None, str | None
             return 3, 0.0, False, None, None
 
 
-def _lost(delivery: Delivery) -> LeaseLost:
+def lost(delivery: Delivery) -> LeaseLost:
+    """What a settle says of a delivery that is not this owner's any more."""
     return LeaseLost(
         f"event {delivery.envelope.id} is no longer leased for {delivery.subscription!r} to {delivery.owner!r}"
     )

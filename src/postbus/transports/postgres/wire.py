@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from ...delivery import Failure
-from ...envelope import Envelope
+from ...envelope import Envelope, split_log
 
-__all__ = ["COLUMNS", "Malformed", "envelope_of", "failure_of", "packed", "salvaged", "storable"]
+__all__ = ["COLUMNS", "Malformed", "array", "envelope_of", "failure_of", "packed", "salvaged", "storable"]
 
 # In the order of `envelope_of`'s row.
 COLUMNS = "uuid_send(e.id), e.name, e.topic, e.key, e.micros, e.version, e.format, e.body, e.expires, e.headers::text"
@@ -34,10 +34,12 @@ def envelope_of(row: Sequence[Any]) -> Envelope:
     id_, name, topic, key, micros, version, format_, body, expires, headers = row
     if not 0 <= micros <= _LAST_MICROS or not 0 <= (expires or 0) <= _LAST_MICROS:
         raise Malformed(f"undecodable: the row is no event: micros is {micros}, expires is {expires}")
+    topic, partition = split_log(topic)
     if headers is None:
-        return Envelope(id_, name, topic, key, micros, version, format_, body, expires)
+        return Envelope(id_, name, topic, key, micros, version, format_, body, expires, None, partition)
     try:
-        return Envelope(id_, name, topic, key, micros, version, format_, body, expires, _HEADERS.decode(headers))
+        known = _HEADERS.decode(headers)
+        return Envelope(id_, name, topic, key, micros, version, format_, body, expires, known, partition)
     except msgspec.MsgspecError as error:
         raise Malformed(f"undecodable: the headers are no object of text: {error}"[:500]) from error
 
@@ -49,7 +51,13 @@ def salvaged(row: Sequence[Any]) -> Envelope:
     except Malformed:
         id_, name, topic, key, micros, version, format_, body, *_ = row
         known = micros if 0 <= micros <= _LAST_MICROS else 0
-        return Envelope(id_, name, topic, key, known, version, format_, body, None)
+        topic, partition = split_log(topic)
+        return Envelope(id_, name, topic, key, known, version, format_, body, partition=partition)
+
+
+def array(values: Iterable[int | str]) -> str:
+    """An array of numbers or of hexadecimal digits, as text: client libraries take long over lists."""
+    return f"{{{','.join(map(str, values))}}}"
 
 
 def packed(failure: Failure | None) -> str | None:

@@ -1,18 +1,13 @@
-"""Appends inside the caller's own transaction, on the caller's connection and thread, in one statement."""
+"""What is done inside the caller's own transaction, as scripts: on the caller's connection, of whichever client."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence, Set
-from typing import Any
-from weakref import WeakSet
 
-import psycopg
-from psycopg.pq import TransactionStatus
-from psycopg.rows import tuple_row
-
-from ...errors import ConfigError, PublishFailed
-from ...transport import Append, Outgoing, Refused
+from ...delivery import Delivery
+from ...drivers import Script, StatementFailed
+from ...errors import ConfigError, LeaseLost, PublishFailed
+from ...transport import Append, Duplicate, Outgoing, Refused, Settle, Settled
 from .appending import Batch, Statements
 from .line import Row
 from .routing import Registry, Routing
@@ -20,82 +15,107 @@ from .schema import Tables
 
 __all__ = ["Within"]
 
+_SETTLED = Settled()
+_DUPLICATE = Duplicate()
+# No such schema, function, table; and no right to look into it.
+_ELSEWHERE = ("3F000", "42883", "42P01", "42501")
+# What `postbus.done` raises.
+_LEASE_LOST = "PB001"
+
 
 class Within:
-    """The statements of an append on a connection that is not ours."""
+    """The scripts."""
 
     def __init__(
         self, tables: Tables, registry: Registry, append: Statements, retain: float | None, identity: bytes
     ) -> None:
-        self._tables = tables
+        self._schema = tables.schema
         self._registry = registry
-        self._append = append
         self._retain = retain
         self._identity = identity
         self._routing: Routing | None = None
-        self._known: WeakSet[psycopg.Connection[Any]] = WeakSet()
-        self._lock = threading.Lock()
+        # Revisions begin anywhere: one that fits says that this is the place too, whatever pools do with connections.
+        self._append = append
+        self._read = registry.select
+        self._where = tables("SELECT uuid_send(identity) FROM postbus.meta")
+        self._exists = "SELECT to_regclass(%s)::text"
         self._seen = tables("SELECT uuid_send(id) FROM postbus.seen WHERE id = ANY (%s::uuid[])")
+        self._look = tables("SELECT postbus.look(%s, %s, %s, %s, %s::uuid)")
+        self._done = tables("SELECT postbus.done(%s, %s, %s, %s, %s::uuid, %s)::text")
 
-    def append(self, connection: psycopg.Connection[Any], items: Sequence[Outgoing]) -> list[Append]:
-        """Append in the transaction that is open, or that the connection opens by itself.
-
-        Raises:
-            ConfigError: in autocommit mode, or for another database.
-        """
-        _refuse_autocommit(connection)
+    def append(self, items: Sequence[Outgoing]) -> Script[list[Append]]:
+        """See `Enlisting.append_within`."""
         try:
-            self._check_place(connection)
-            return self._store(connection, items)
-        except (psycopg.Error, UnicodeEncodeError) as error:
-            return [Refused(PublishFailed(f"not stored: {error}"))] * len(items)
+            return (yield from self._store(items))
+        except StatementFailed as failed:
+            if failed.sqlstate in _ELSEWHERE:
+                raise self._elsewhere() from failed
+            error = PublishFailed(f"not stored: {failed}")
+            error.__cause__ = failed
+            return [Refused(error)] * len(items)
 
-    def surviving(self, connection: psycopg.Connection[Any], ids: Sequence[bytes]) -> Set[bytes]:
-        """Which of these no savepoint has taken back."""
-        return {row[0] for row in _rows(connection, self._seen, ([id_.hex() for id_ in ids],))}
-
-    def _store(self, connection: psycopg.Connection[Any], items: Sequence[Outgoing]) -> list[Append]:
+    def _store(self, items: Sequence[Outgoing]) -> Script[list[Append]]:
         routing = self._routing
         for _ in range(10):
             if routing is None:
-                routing = self._registry.routing_of(_rows(connection, self._registry.select, ()))
-                self._routing = routing
+                yield from self._refuse_elsewhere()
+                routing = self._routing = self._registry.routing_of((yield self._read, ()))
             batch = Batch(items, routing, self._retain)
             one, values = batch.call
-            ((new,),) = _rows(connection, self._append.one if one else self._append.many, values)
+            ((new,),) = yield (self._append.one if one else self._append.many), values
             if new is not None:
                 return batch.answered(new)
             routing = None
-        return [
-            Refused(PublishFailed("not stored: subscriptions are declared faster than events can be routed"))
-        ] * len(items)
+        error = PublishFailed("not stored: subscriptions are declared faster than events can be routed")
+        return [Refused(error)] * len(items)
 
-    def _check_place(self, connection: psycopg.Connection[Any]) -> None:
-        """Once for each connection: a statement that fails would take the caller's transaction along."""
-        with self._lock:  # callers have threads of their own
-            if connection in self._known:
-                return
-        ((meta,),) = _rows(connection, "SELECT to_regclass(%s)::text", (f"{self._tables.schema}.meta",))
-        identity = None
-        if meta is not None:
-            ((identity,),) = _rows(connection, self._tables("SELECT uuid_send(identity) FROM postbus.meta"), ())
-        if identity != self._identity:
-            raise ConfigError(
-                f"the connection given as within= is not to the database that holds the schema {self._tables.schema} "
-                f"of this bus: open it on that database, or use outbox="
-            )
-        with self._lock:
-            self._known.add(connection)
+    def _refuse_elsewhere(self) -> Script[None]:
+        if not (yield from self.holds()):
+            raise self._elsewhere()
 
+    def holds(self) -> Script[bool]:
+        """See `Marking.holds`."""
+        rows: list[Row] = yield self._exists, (f"{self._schema}.meta",)
+        if rows[0][0] is None:
+            return False
+        rows = yield self._where, ()
+        return bool(rows[0][0] == self._identity)
 
-def _rows(connection: psycopg.Connection[Any], sql: str, values: Sequence[Any]) -> list[Row]:
-    with connection.cursor(binary=True, row_factory=tuple_row) as cursor:
-        return cursor.execute(sql.encode(), values).fetchall()
+    def surviving(self, ids: Sequence[bytes]) -> Script[Set[bytes]]:
+        """See `Enlisting.surviving`."""
+        rows: list[Row] = yield self._seen, ([id_.hex() for id_ in ids],)
+        return {row[0] for row in rows}
 
+    # -- a delivery's own transaction
 
-def _refuse_autocommit(connection: psycopg.Connection[Any]) -> None:
-    if connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE:
-        raise ConfigError(
-            "the connection given as within= is in autocommit mode and has no open transaction, so the event would be "
-            "stored whatever becomes of your writes: use connection.transaction(), or bus.transaction(connection)"
+    def begin(self, delivery: Delivery) -> Script[Settle | Duplicate]:
+        """The lease and the mark are only looked at: a run that is frozen holds up nobody."""
+        receipt, id_ = delivery.receipt, delivery.envelope.id_bytes.hex()
+        ((found,),) = yield self._look, (delivery.owner, receipt.seq, receipt.subscription, delivery.fence, id_)
+        if found == 0:
+            return _lost(delivery)
+        return _DUPLICATE if found == 1 else _SETTLED
+
+    def end(self, delivery: Delivery, *, repeated: bool) -> Script[Settle]:
+        """Settled and marked; refused when the lease is lost by now."""
+        receipt, id_ = delivery.receipt, delivery.envelope.id_bytes.hex()
+        values = (delivery.owner, receipt.seq, receipt.subscription, delivery.fence, id_, repeated)
+        try:
+            yield self._done, values
+        except StatementFailed as failed:
+            if failed.sqlstate != _LEASE_LOST:
+                raise
+            return _lost(delivery)
+        return _SETTLED
+
+    def _elsewhere(self) -> ConfigError:
+        return ConfigError(
+            f"the connection given as within= is not to the database that holds the schema {self._schema} of this bus: "
+            f"open it on that database, or use outbox="
         )
+
+
+def _lost(delivery: Delivery) -> LeaseLost:
+    return LeaseLost(
+        f"event {delivery.envelope.id} is no longer leased for {delivery.subscription!r} to {delivery.owner!r}"
+    )
