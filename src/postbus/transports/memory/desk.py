@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from heapq import nlargest
 from itertools import islice
 from typing import NamedTuple
@@ -13,13 +13,25 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from ...delivery import DeadLetter, Delivery
-from ...envelope import Envelope
+from ...envelope import Envelope, micros_of
 from ...event import Pattern, is_pattern
+from ...retrying import Retrying
 from ...transport import DeadQuery, EventQuery, StoredEvent, SubscriptionStats
 from .queue import Queue
 from .store import Dead, Held, Store
 
-__all__ = ["dead_page", "discard_letters", "event_page", "replay_letters", "seek_events", "stats_of"]
+__all__ = [
+    "abandon",
+    "amend_letter",
+    "dead_page",
+    "discard_letters",
+    "event_page",
+    "hasten",
+    "replay_letters",
+    "retries_of",
+    "seek_events",
+    "stats_of",
+]
 
 # How a delivery stands, as `StoredEvent.states` says it.
 _PUBLIC = {"parked": "waiting"}
@@ -49,7 +61,54 @@ def stats_of(store: Store, queue: Queue, workers: int) -> SubscriptionStats:
         parked_events=states["parked"],
         workers=workers,
         paused=queue.paused,
+        waiting=states["waiting"],
     )
+
+
+def retries_of(store: Store, queue: Queue, limit: int, after: str | None) -> Sequence[Retrying]:
+    """What waits for another attempt behind `after`, the soonest first."""
+    store.refresh(queue)
+    found = [(f"{due!r}/{one.envelope.id_bytes.hex()}", due, one) for due, one in queue.retrying()]
+    behind = (float("-inf"), "") if after is None else _due(after)
+    page = sorted((one for one in found if _due(one[0]) > behind), key=lambda one: _due(one[0]))[:limit]
+    return [
+        Retrying(
+            place=place,
+            envelope=one.envelope,
+            subscription=queue.name,
+            attempt=one.attempt,
+            due_at=datetime.fromtimestamp(due, UTC),
+            event=one.event,
+        )
+        for place, due, one in page
+    ]
+
+
+def _due(place: str) -> tuple[float, str]:
+    due, _, event_id = place.partition("/")
+    return float(due), event_id
+
+
+def hasten(store: Store, queue: Queue, places: Sequence[str]) -> int:
+    """Make these due now."""
+    chosen = _retries(store, queue, places)
+    for delivery in chosen:
+        queue.back(delivery)
+    return len(chosen)
+
+
+def abandon(store: Store, queue: Queue, places: Sequence[str]) -> int:
+    """Let go of these for good."""
+    chosen = _retries(store, queue, places)
+    for delivery in chosen:
+        queue.done(delivery)
+    store.unfinished -= len(chosen)
+    return len(chosen)
+
+
+def _retries(store: Store, queue: Queue, places: Sequence[str]) -> list[Delivery]:
+    store.refresh(queue)
+    return queue.take_retries({bytes.fromhex(_due(place)[1]) for place in places})
 
 
 def replay_letters(store: Store, queue: Queue, ids: Sequence[UUID]) -> int:
@@ -73,6 +132,17 @@ def discard_letters(store: Store, queue: Queue, ids: Sequence[UUID]) -> int:
     return len(letters)
 
 
+def amend_letter(store: Store, queue: Queue, letter_id: UUID, envelope: Envelope) -> bool:
+    """Let a dead letter hold another event."""
+    dead = store.dead.get(letter_id)
+    if dead is None or dead.queue is not queue:
+        return False
+    if queue.keys is not None:
+        queue.keys.replace(dead.letter.envelope, envelope)
+    store.dead[letter_id] = dead._replace(letter=replace(dead.letter, envelope=envelope, event=None))
+    return True
+
+
 def _take_out(store: Store, queue: Queue, ids: Sequence[UUID]) -> list[DeadLetter]:
     chosen = [i for i in dict.fromkeys(ids) if i in store.dead and store.dead[i].queue is queue]
     letters = [store.unbury(letter_id) for letter_id in chosen]
@@ -89,17 +159,20 @@ def _unpark(queue: Queue, letters: Sequence[DeadLetter]) -> None:
 
 
 def seek_events(store: Store, queue: Queue, to: datetime) -> int:
-    """Deliver again what is stored since `to` and does not wait here."""
+    """Deliver again what is stored since `to` and does not wait here; what was dead is dead no longer."""
     since = to.timestamp() * 1e6
     unfinished = {standing.item.envelope.id_bytes for standing in queue.standing(store.refresh(queue))}
-    return store.refill(
-        queue,
-        [
-            (item, due)
-            for item, due in store.stored()
-            if item.envelope.micros >= since and item.envelope.id_bytes not in unfinished
-        ],
-    )
+    chosen = {
+        item.envelope.id_bytes: (item, due)
+        for item, due in store.stored()
+        if item.envelope.micros >= since
+        and item.envelope.id_bytes not in unfinished
+        and queue.spec.takes(item.envelope.name, item.envelope.topic)
+    }
+    buried = [i for i, dead in store.dead.items() if dead.queue is queue and dead.letter.envelope.id_bytes in chosen]
+    count = store.refill(queue, list(chosen.values()))
+    _unpark(queue, _take_out(store, queue, buried))
+    return count
 
 
 def dead_page(
@@ -126,9 +199,7 @@ def _fits(letter: DeadLetter, query: DeadQuery) -> bool:
     envelope, failure = letter.envelope, letter.failure
     if query.ids is not None and letter.id not in query.ids and envelope.id not in query.ids:
         return False
-    if query.name is not None and not _named(envelope, query.name):
-        return False
-    if query.key is not None and envelope.key != query.key:
+    if (query.name is not None and not _named(envelope, query.name)) or query.key not in (None, envelope.key):
         return False
     if query.error is not None:
         text = "" if failure is None else f"{failure.error}\n{failure.message}"
@@ -136,7 +207,9 @@ def _fits(letter: DeadLetter, query: DeadQuery) -> bool:
             return False
     if query.reason is not None and query.reason.casefold() not in letter.reason.casefold():
         return False
-    return query.before is None or letter.buried_at < query.before
+    if query.before is not None and letter.buried_at >= query.before:
+        return False
+    return query.since is None or letter.buried_at >= query.since
 
 
 def _named(envelope: Envelope, name: str) -> bool:
@@ -178,6 +251,8 @@ def _asked(envelope: Envelope, query: EventQuery) -> bool:
         and (query.name is None or _named(envelope, query.name))
         and (query.key is None or envelope.key == query.key)
         and (query.correlation_id is None or envelope.correlation_id == query.correlation_id)
+        and (query.since is None or envelope.micros >= micros_of(query.since))
+        and (query.before is None or envelope.micros < micros_of(query.before))
     )
 
 

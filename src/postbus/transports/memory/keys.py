@@ -106,6 +106,11 @@ class Keys:
         """Forget the event's place."""
         self._places.pop(envelope.id_bytes, None)
 
+    def replace(self, envelope: Envelope, other: Envelope) -> None:
+        """Give the event's place to another one."""
+        self._places[other.id_bytes] = self.place(envelope)
+        self.forget(envelope)
+
     def waiting(self) -> Iterator[tuple[Waiting, bool]]:
         """All that wait behind their key, and whether the key is parked."""
         for lane in self._lanes.values():

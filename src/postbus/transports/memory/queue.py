@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from datetime import datetime
 from heapq import heapify, heappop, heappush
 from itertools import chain, count
 from math import inf
+from operator import itemgetter
 from typing import Literal, NamedTuple
 
 from ...delivery import Delivery
 from ...transport import Outgoing, SubscriptionInfo, SubscriptionSpec
 from .keys import Keys, Waiting
 
-__all__ = ["Lease", "Queue", "Standing", "State"]
+__all__ = ["Lease", "Queue", "Standing", "State", "essence"]
 
 State = Literal["ready", "waiting", "parked", "scheduled", "retrying", "running"]
 
@@ -117,6 +118,10 @@ class Queue:
         """The subscription, as `Inspectable` shows it."""
         return SubscriptionInfo(id=self.id, spec=self.spec, paused=self.paused, declared_at=self.declared_at)
 
+    def was_declared(self, spec: SubscriptionSpec) -> bool:
+        """Whether a declaration that asks for the same was seen before."""
+        return essence(spec) in map(essence, self.declared)
+
     def ring(self) -> None:
         """Leave word that there may be something to claim."""
         if not self.rung:
@@ -180,10 +185,10 @@ class Queue:
             ]
         fresh = self.fresh
         if fresh:
-            items = [fresh.popleft() for _ in range(min(limit - len(found), len(fresh)))]
+            first = number + len(found)
             found += [
-                Delivery(item.envelope, name, 1, fence, owner, number, event=item.event)
-                for item, fence in zip(items, fences, strict=False)
+                Delivery((item := fresh.popleft()).envelope, name, 1, fence, owner, number, False, item.event)  # noqa: FBT003 - a keyword costs
+                for fence in range(first, first + min(limit - len(found), len(fresh)))
             ]
         self._lease(lease, found)
         if len(found) < limit:
@@ -234,6 +239,22 @@ class Queue:
         while self.later and self.later[0][0] <= now:
             delivery = heappop(self.later)[2]
             (self.suspects if delivery.suspect else self.again).append(delivery)
+
+    # -- what waits for another attempt
+
+    def retrying(self) -> list[tuple[float, Delivery]]:
+        """What was requeued and is not due, the soonest first.  Call `promote` first."""
+        return [(due, delivery) for due, _, delivery in sorted(self.later, key=itemgetter(0, 1)) if delivery.fence]
+
+    def take_retries(self, ids: Container[bytes]) -> list[Delivery]:
+        """Take out those of these events."""
+        chosen: list[tuple[float, int, Delivery]] = []
+        left: list[tuple[float, int, Delivery]] = []
+        for entry in self.later:
+            (chosen if entry[2].fence and entry[2].envelope.id_bytes in ids else left).append(entry)
+        self.later = left
+        heapify(self.later)
+        return [delivery for _, _, delivery in sorted(chosen, key=itemgetter(0, 1))]
 
     # -- what it holds
 
@@ -297,3 +318,8 @@ def _blank(item: Outgoing, subscription: str) -> Delivery:
 
 def _again(old: Delivery, attempt: int, *, suspect: bool) -> Delivery:
     return Delivery(old.envelope, old.subscription, attempt, old.fence, old.owner, None, suspect, old.event)
+
+
+def essence(spec: SubscriptionSpec) -> tuple[object, ...]:
+    """What a declaration asks for.  Where the code is, and what it was called before, changes nothing."""
+    return spec.name, frozenset(spec.wants), spec.topic, spec.ordered, spec.on_bury

@@ -18,7 +18,9 @@ from weakref import WeakSet
 from ...address import Settings
 from ...clock import AdvancingClock
 from ...delivery import DeadLetter, Delivery, Outcome
+from ...envelope import Envelope
 from ...errors import Closed, ForkError, TransportFull
+from ...retrying import Retrying
 from ...transport import (
     Append,
     Claimed,
@@ -36,7 +38,19 @@ from ...transport import (
     WorkerInfo,
 )
 from .bells import Bell, Caller, Crowd, Doorbell
-from .desk import dead_page, discard_letters, event_page, replay_letters, seek_events, stats_of
+from .desk import (
+    abandon,
+    amend_letter,
+    dead_page,
+    discard_letters,
+    event_page,
+    hasten,
+    replay_letters,
+    retries_of,
+    seek_events,
+    stats_of,
+)  # fmt: skip
+from .recording import Memoirs
 from .store import DEDUP_WINDOW, Store
 
 __all__ = ["MemoryRenewer", "MemoryTransport"]
@@ -47,10 +61,11 @@ _PATIENCE = 0.9
 _LEASE = 30.0
 
 
-class MemoryTransport:
+class MemoryTransport(Memoirs):
     """See `connect`.  Publishing is safe from any thread; so is everything else, under one short lock."""
 
     def __init__(self, settings: Settings, *, maxsize: int, objects: bool) -> None:
+        super().__init__(settings.clock)
         self._traits = Traits(
             name="memory", durable="memory", shared=False, dedup_window=DEDUP_WINDOW, objects=objects, coalesce=False
         )
@@ -327,6 +342,26 @@ class MemoryTransport:
         """See `Inspectable.discard`."""
         with self._step() as store:
             return discard_letters(store, store.queue(subscription), ids)
+
+    async def amend(self, subscription: str, letter: UUID, envelope: Envelope) -> bool:
+        """See `Amending.amend`."""
+        with self._step() as store:
+            return amend_letter(store, store.queue(subscription), letter, envelope)
+
+    async def retrying(self, subscription: str, *, limit: int = 100, after: str | None = None) -> Sequence[Retrying]:
+        """See `Hastening.retrying`."""
+        with self._step() as store:
+            return retries_of(store, store.queue(subscription), limit, after)
+
+    async def hasten(self, subscription: str, places: Sequence[str]) -> int:
+        """See `Hastening.hasten`."""
+        with self._step() as store:
+            return hasten(store, store.queue(subscription), places)
+
+    async def abandon(self, subscription: str, places: Sequence[str]) -> int:
+        """See `Hastening.abandon`."""
+        with self._step() as store:
+            return abandon(store, store.queue(subscription), places)
 
     async def pause(self, subscription: str) -> None:
         """See `Inspectable.pause`."""

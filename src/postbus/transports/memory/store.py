@@ -6,13 +6,15 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
+from operator import itemgetter
 from typing import NamedTuple, TypeAlias
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from ...address import Settings
 from ...delivery import Ack, Bury, DeadLetter, Delivery, Outcome, Release, Requeue
-from ...envelope import Envelope
-from ...errors import ConfigError, LeaseLost, PublishFailed, UnknownSubscription
+from ...envelope import Envelope, new_id
+from ...errors import ConfigError, LeaseLost, NotAccepted, UnknownSubscription
 from ...transport import (
     Append,
     Claimed,
@@ -26,7 +28,7 @@ from ...transport import (
     SubscriptionSpec,
 )
 from .ids import RUN, RecentIds
-from .queue import Lease, Queue
+from .queue import Lease, Queue, essence
 
 __all__ = ["DEDUP_WINDOW", "Dead", "Held", "Store"]
 
@@ -37,9 +39,11 @@ _GRAVES = 4096
 
 _DUPLICATE = Duplicate()
 _SETTLED = Settled()
+_ACK = Ack()
+_delivery, _outcome = itemgetter(0), itemgetter(1)
 
-# The queues that take an event, how many they are, and the answer that says so.
-_Route: TypeAlias = tuple[tuple[Queue, ...], int, Stored]
+# The queues that take an event, the one of them where there is one and it has no keys, and the answer that says so.
+_Route: TypeAlias = tuple[tuple[Queue, ...], Queue | None, int, Stored]
 # Whatever holds an event: `envelope` and `event` are all that is asked of it.
 Held: TypeAlias = Outgoing | Delivery | DeadLetter
 
@@ -93,12 +97,12 @@ class Store:
         if queue is None and spec.was is not None:
             queue = self.queues.get(spec.was)
         if queue is None:
-            queue = next((known for known in self.queues.values() if _seen(spec, known)), None)
+            queue = next((known for known in self.queues.values() if known.was_declared(spec)), None)
         if queue is None:
             self._create(spec)
             return None
-        seen = _seen(spec, queue)
-        if seen and not newest and _essence(spec) != _essence(queue.spec):
+        seen = queue.was_declared(spec)
+        if seen and not newest and essence(spec) != essence(queue.spec):
             return Conflict(
                 spec.name,
                 f"an older declaration of {spec.name!r} was not applied: {queue.name!r} was declared anew since then, "
@@ -166,7 +170,7 @@ class Store:
     def append_one(self, item: Outgoing) -> Append:
         """Store an event and fan it out."""
         envelope = item.envelope
-        queues, count, stored = self._routes.get((envelope.name, envelope.topic)) or self._route(envelope)
+        queues, lone, count, stored = self._routes.get((envelope.name, envelope.topic)) or self._route(envelope)
         if not count and item.require_subscription:
             return _unwanted(envelope)
         ids = self._ids
@@ -178,18 +182,25 @@ class Store:
                 ids.tidy()
         elif not ids.add(event_id):
             return _DUPLICATE
-        due = self._wall() + item.delay if item.delay else 0.0
-        for queue in queues:
-            if due or queue.keys is not None:
-                queue.put(item, due)
-                continue
-            queue.fresh.append(item)
-            if not queue.rung:
-                queue.ring()
+        if lone is not None and not item.delay:
+            lone.fresh.append(item)
+            if not lone.rung:
+                lone.ring()
+        else:
+            self._fan_out(item, queues)
         self.unfinished += count
         if self._retain is not None:
             self._keep(item, self._retain)
         return stored
+
+    def _fan_out(self, item: Outgoing, queues: Sequence[Queue]) -> None:
+        due = self._wall() + item.delay if item.delay else 0.0
+        for queue in queues:
+            if due or queue.keys is not None:
+                queue.put(item, due)
+            else:
+                queue.fresh.append(item)
+                queue.ring()
 
     def claim(self, name: str, owner: str, limit: int, seconds: float, *, alone: bool) -> Claimed:
         """Lease deliveries."""
@@ -221,33 +232,37 @@ class Store:
         """Store outcomes."""
         now = self._monotonic()
         results: list[Settle] = []
-        finished = 0
-        lease: Lease | None = None
-        for delivery, outcome in settlements:
-            # Nearly always the next one of the same claim, and the very object that was given out.
-            if (
-                lease is None
-                or now >= lease.first_end
-                or lease.number != delivery.receipt
-                or lease.held.get(delivery.fence) is not delivery
-            ):
-                lease = self._lease(delivery, now)
-                if lease is None:
-                    results.append(_lost(delivery))
-                    continue
-            held = lease.held.pop(delivery.fence)
-            queue = lease.queue
+        alike = True
+        while (place := len(results)) < len(settlements):
+            delivery, outcome = settlements[place]
+            lease = self._lease(delivery, now)
+            if lease is None:
+                results.append(_lost(delivery))
+                continue
+            count = self._finish(lease, settlements, place) if alike else 0
+            if not count:
+                alike = False
+                self._move(lease.queue, lease.held.pop(delivery.fence), outcome)
+            results += [_SETTLED] * (count or 1)
             if not lease.held:
-                queue.end(lease)
-            if type(outcome) is Ack:
-                finished += 1
-                if queue.keys is not None:
-                    queue.done(held)
-            else:
-                self._move(queue, held, outcome)
-            results.append(_SETTLED)
-        self.unfinished -= finished
+                lease.queue.end(lease)
         return results
+
+    def _finish(self, lease: Lease, settlements: Sequence[tuple[Delivery, Outcome]], place: int) -> int:
+        """Settle what nearly every call brings, without a step of ours for each: the next of one claim, all done.
+
+        Returns how many; 0 when it is not so.
+        """
+        held, some = lease.held, settlements[place : place + len(lease.held)]
+        count = len(some)
+        if lease.queue.keys is not None or list(islice(held.values(), count)) != list(map(_delivery, some)):
+            return 0
+        if list(map(_outcome, some)).count(_ACK) != count:
+            return 0
+        for fence in list(islice(held, count)):
+            del held[fence]
+        self.unfinished -= count
+        return count
 
     def _lease(self, delivery: Delivery, now: float) -> Lease | None:
         """The lease under which this delivery is out, or None when it is no longer so under its owner and fence."""
@@ -289,7 +304,7 @@ class Store:
     def _bury(self, queue: Queue, held: Delivery, why: Bury) -> None:
         envelope, failure = held.envelope, why.failure
         letter = DeadLetter(
-            uuid5(envelope.id, queue.id),
+            UUID(bytes=new_id()),
             envelope,
             queue.name,
             held.attempt - (failure is None),
@@ -299,8 +314,6 @@ class Store:
             failure,
             held.event,
         )
-        self.dead.pop(letter.id, None)  # after a seek the same event may be buried again: it is the newest then
-        self.graves.pop(letter.id, None)
         self._burials += 1
         self.dead[letter.id] = Dead(queue, letter, self._burials)
         self.unfinished -= 1
@@ -321,7 +334,8 @@ class Store:
         queues = tuple(queue for queue in self.queues.values() if queue.spec.takes(envelope.name, envelope.topic))
         if len(self._routes) >= _ROUTES:
             self._routes.clear()
-        route = queues, len(queues), Stored(len(queues))
+        lone = queues[0] if len(queues) == 1 and queues[0].keys is None else None
+        route = queues, lone, len(queues), Stored(len(queues))
         self._routes[envelope.name, envelope.topic] = route
         return route
 
@@ -370,18 +384,9 @@ class Store:
         return sorted(found.values(), key=lambda pair: (pair[0].envelope.micros, pair[0].envelope.id_bytes))
 
 
-def _essence(spec: SubscriptionSpec) -> tuple[object, ...]:
-    """What a declaration asks for.  Where the code is, and what it was called before, changes nothing."""
-    return spec.name, frozenset(spec.wants), spec.topic, spec.ordered, spec.on_bury
-
-
-def _seen(spec: SubscriptionSpec, queue: Queue) -> bool:
-    return _essence(spec) in map(_essence, queue.declared)
-
-
 def _unwanted(envelope: Envelope) -> Refused:
     return Refused(
-        PublishFailed(
+        NotAccepted(
             f"no subscription takes {envelope.name!r} of topic {envelope.topic!r}: declare a subscriber for it, "
             f"or publish without require_subscription"
         )

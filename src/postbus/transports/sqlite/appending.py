@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...errors import PublishFailed
+from ...errors import NotAccepted
 from ...transport import Append, Duplicate, Outgoing, Refused
 from .ids import Ids
 from .routing import Route
@@ -63,8 +63,8 @@ class Appending:
             if envelope.id_bytes in known:
                 results.append(_DUPLICATE)
                 continue
-            if name is not envelope.name or topic is not envelope.topic:  # mostly the very same text as before
-                name, topic = envelope.name, envelope.topic
+            if name is not envelope.name or topic is not envelope.log:  # mostly the very same text as before
+                name, topic = envelope.name, envelope.log
                 route = transaction.routing.route(name, topic)
             if not route.count and item.require_subscription:
                 results.append(_unrouted(item))
@@ -88,7 +88,7 @@ class Appending:
             envelope = item.envelope
             headers = envelope.header_map
             rows += (
-                seq, route.count, keep_until, envelope.id_bytes, envelope.name, envelope.topic, envelope.key,
+                seq, route.count, keep_until, envelope.id_bytes, envelope.name, envelope.log, envelope.key,
                 envelope.micros, envelope.version, envelope.format, envelope.expires_micros,
                 headers and headers_text(headers), envelope.body,
             )  # fmt: skip
@@ -116,7 +116,7 @@ class Appending:
         waiting: list[Any] = []
         for item, route, seq in apart:
             due = transaction.now + item.delay if item.delay > 0 else 0.0
-            topic, key = item.envelope.topic, item.envelope.key
+            topic, key = item.envelope.log, item.envelope.key
             for subscription in route.plain + route.ordered:
                 if (
                     key is not None
@@ -138,7 +138,7 @@ class Appending:
 
     def _head(self, transaction: Transaction, subscription: int, item: Outgoing) -> bool:
         """Take the key for this event; false when it is taken."""
-        values = (subscription, item.envelope.topic, item.envelope.key)
+        values = (subscription, item.envelope.log, item.envelope.key)
         return bool(transaction.execute(self._hold, values).rowcount == 1)
 
 
@@ -154,7 +154,7 @@ def _extend(ready: dict[int, list[int]], subscription: int, first: int, last: in
 def _unrouted(item: Outgoing) -> Refused:
     envelope = item.envelope
     return Refused(
-        PublishFailed(
+        NotAccepted(
             f"no subscription takes {envelope.name!r} (topic {envelope.topic!r}): declare one first, "
             f"or publish without require_subscription"
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
+from ...envelope import Envelope
+from .rows import headers_text
 from .schema import Tables
 from .settling import Settling
 from .store import Transaction
@@ -34,6 +36,29 @@ class Burial:
         self._idle = tables(
             "SELECT 1 FROM {busy} WHERE subscription = ? AND topic = ? AND key = ? AND holders = 0 AND parked IS NULL"
         )
+
+        self._event = tables(
+            "INSERT INTO {event} (seq, pending, id, name, topic, key, micros, version, format, expires, headers, body) "
+            "VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        )
+        self._amend = tables("UPDATE {dead} SET seq = ? WHERE id = ?")
+
+    def amend(self, transaction: Transaction, subscription: str, letter: UUID, envelope: Envelope) -> bool:
+        """Let a dead letter hold another event, which no other subscription sees."""
+        place = transaction.routing.place(subscription)
+        row = transaction.execute(self._find, (place.id, letter.bytes)).fetchone()
+        if row is None:
+            return False
+        transaction.seq += 1
+        values = (
+            transaction.seq, envelope.id_bytes, envelope.name, envelope.log, envelope.key, envelope.micros,
+            envelope.version, envelope.format, envelope.expires_micros, headers_text(envelope.header_map),
+            envelope.body,
+        )  # fmt: skip
+        transaction.execute(self._event, values)
+        transaction.execute(self._amend, (transaction.seq, letter.bytes))
+        self._settling.finish(transaction, [row[0]])
+        return True
 
     def replay(self, transaction: Transaction, subscription: str, ids: Sequence[UUID]) -> int:
         """Make these ready again, with no attempt spent; in an ordered subscription they take their turn."""

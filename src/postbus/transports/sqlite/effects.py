@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from uuid import UUID
 
 from ...clock import Clock
 from ...delivery import Ack, Delivery
@@ -33,10 +35,27 @@ class Effects:
         self._routing = RoutingCache(tables)
         self._lock = threading.Lock()
         self._counters = tables("SELECT seq, fence, revision FROM {meta}")
+        self._done = tables(
+            "SELECT 1 FROM {done} WHERE id = ? AND subscription = (SELECT public FROM {subscription} WHERE id = ?)"
+        )
+        self._forget = tables(
+            "DELETE FROM {done} WHERE id = ? AND subscription = (SELECT public FROM {subscription} WHERE id = ?)"
+        )
         self._mark = tables(
             "INSERT OR IGNORE INTO {done} (subscription, id, done_at) "
             "SELECT public, ?, ? FROM {subscription} WHERE id = ?"
         )
+
+    def done(self, transaction: Transaction, subscription: str, ids: Sequence[UUID]) -> set[UUID]:
+        """See `Remembering.done`."""
+        place = transaction.routing.place(subscription)
+        return {id_ for id_ in ids if transaction.execute(self._done, (id_.bytes, place.id)).fetchone() is not None}
+
+    def forget(self, transaction: Transaction, subscription: str, ids: Sequence[UUID]) -> None:
+        """See `Remembering.forget`."""
+        place = transaction.routing.place(subscription)
+        for id_ in ids:
+            transaction.execute(self._forget, (id_.bytes, place.id))
 
     def connect(self) -> sqlite3.Connection:
         """A connection for one run.
@@ -62,7 +81,9 @@ class Effects:
 
     def done_within(self, connection: sqlite3.Connection, delivery: Delivery) -> Settle | Duplicate:
         """Settle as done and mark it; what the lease does not allow changes nothing."""
-        execute = connection.execute
+        cursor = connection.cursor()  # whatever the subscriber's rows look like
+        cursor.row_factory = None
+        execute = cursor.execute
         try:
             seq, fence, revision = execute(self._counters).fetchone()
             with self._lock:  # subscribers run in threads of their own

@@ -16,12 +16,15 @@ from .claiming import Claiming
 from .declaring import Declaring
 from .effects import Effects
 from .files import Place, beside, boot, forget_other_boots, forget_sidecar, refuse_network
+from .hastening import Hastening
 from .liveness import Liveness, Renewer, Roll
 from .operation import Operation
 from .reading import Present, Reading, who_is_there
+from .recording import Memoirs
 from .rows import lenient
 from .schema import Tables, create, create_workers
 from .settling import Settling
+from .spooling import Spooling
 from .store import connect_main, connect_sidecar, is_damaged, patiently, translated
 from .turnstile import Turnstile
 from .upkeep import Upkeep
@@ -101,7 +104,10 @@ class House:
         self.effects = Effects(tables, self.settling, self.place, clock, synchronous=self._synchronous)
         self.declaring = Declaring(tables, self.writer.routing, self.settling)
         self.burial = Burial(tables, self.settling)
+        self.hastening = Hastening(tables, self.settling, clock.time)
+        self.spooling = Spooling(tables, self.settling, clock.time)
         self._upkeep = Upkeep(tables, clock, self.declaring, beside(self.path, "-wal"), settings.retain)
+        self.memoirs = Memoirs(self.path, tables.namespace, clock)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="postbus-sqlite-reader")
         self._reading: Reading | None = None
         self._roll_call: sqlite3.Connection | None = None
@@ -196,6 +202,7 @@ class House:
         self._closed = True
         self.doorbell.fail(Closed(f"the transport of {self.path.name} is closed"))
         self._watch.close()
+        self.memoirs.close()
         self._reader.shutdown(wait=True)
         self.writer.close()
         self.liveness.close()

@@ -1,16 +1,20 @@
-"""What CLI and dashboard use.  Reads go to the reader's thread, changes to the writer."""
+"""What CLI, dashboard and relays use.  Reads go to the reader's thread, changes to the writer."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence, Set
 from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
 from ...delivery import DeadLetter
+from ...envelope import Envelope
 from ...event import valid_name
+from ...recording import Record
+from ...retrying import Retrying
+from ...spool import Waiting
 from ...transport import DeadQuery, EventQuery, StoredEvent, SubscriptionInfo, SubscriptionStats, WorkerInfo
 from .house import House
 from .operation import Operation
@@ -35,6 +39,27 @@ class Inspection:
     async def _change(self, act: Callable[[Transaction], T]) -> T:
         house = self._open_house()
         return await house.writer.run(Operation(act, house.writer.deadline(house.patience)))
+
+    # -- as an outbox
+
+    async def waiting(
+        self, subscription: str, *, limit: int, skip: Collection[int] = (), without: Collection[tuple[str, str]] = ()
+    ) -> Sequence[Waiting]:
+        """See `Spool.waiting`."""
+        house = self._open_house()
+        return await self._read(
+            lambda reading: house.spooling.waiting(reading.connection, subscription, limit, skip, without)
+        )
+
+    async def forwarded(self, subscription: str, numbers: Sequence[int]) -> None:
+        """See `Spool.forwarded`."""
+        spooling = self._open_house().spooling
+        await self._change(lambda transaction: spooling.forwarded(transaction, subscription, numbers))
+
+    async def undeliverable(self, subscription: str, refused: Sequence[tuple[int, str]]) -> None:
+        """See `Spool.undeliverable`."""
+        spooling = self._open_house().spooling
+        await self._change(lambda transaction: spooling.undeliverable(transaction, subscription, refused))
 
     # -- seen
 
@@ -69,6 +94,18 @@ class Inspection:
         """Dead letters, oldest burial first."""
         return await self._read(lambda reading: reading.dead(subscription, query, limit, after))
 
+    # -- remembered
+
+    async def record(self, records: Sequence[Record]) -> None:
+        """See `Recording.record`."""
+        await self._open_house().memoirs.record(records)
+
+    async def records(
+        self, kind: str, *, subject: str | None = None, since: str = "", limit: int = 100, after: str | None = None
+    ) -> Sequence[Record]:
+        """See `Recording.records`."""
+        return await self._open_house().memoirs.records(kind, subject=subject, since=since, limit=limit, after=after)
+
     # -- mended
 
     async def replay(self, subscription: str, ids: Sequence[UUID]) -> int:
@@ -76,10 +113,40 @@ class Inspection:
         house = self._open_house()
         return await self._change(lambda transaction: house.burial.replay(transaction, subscription, ids))
 
+    async def done(self, subscription: str, ids: Sequence[UUID]) -> Set[UUID]:
+        """See `Remembering.done`."""
+        house = self._open_house()
+        return await self._change(lambda transaction: house.effects.done(transaction, subscription, ids))
+
+    async def forget(self, subscription: str, ids: Sequence[UUID]) -> None:
+        """See `Remembering.forget`."""
+        house = self._open_house()
+        await self._change(lambda transaction: house.effects.forget(transaction, subscription, ids))
+
     async def discard(self, subscription: str, ids: Sequence[UUID]) -> int:
         """Delete these dead letters."""
         house = self._open_house()
         return await self._change(lambda transaction: house.burial.discard(transaction, subscription, ids))
+
+    async def amend(self, subscription: str, letter: UUID, envelope: Envelope) -> bool:
+        """See `Amending.amend`."""
+        house = self._open_house()
+        return await self._change(lambda transaction: house.burial.amend(transaction, subscription, letter, envelope))
+
+    async def retrying(self, subscription: str, *, limit: int = 100, after: str | None = None) -> Sequence[Retrying]:
+        """See `Hastening.retrying`."""
+        hastening = self._open_house().hastening
+        return await self._read(lambda reading: hastening.retrying(reading.connection, subscription, limit, after))
+
+    async def hasten(self, subscription: str, places: Sequence[str]) -> int:
+        """See `Hastening.hasten`."""
+        hastening = self._open_house().hastening
+        return await self._change(lambda transaction: hastening.hasten(transaction, subscription, places))
+
+    async def abandon(self, subscription: str, places: Sequence[str]) -> int:
+        """See `Hastening.abandon`."""
+        hastening = self._open_house().hastening
+        return await self._change(lambda transaction: hastening.abandon(transaction, subscription, places))
 
     async def pause(self, subscription: str) -> None:
         """Refuse claims."""

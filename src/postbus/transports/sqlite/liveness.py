@@ -9,7 +9,6 @@ who comes back late either finds its leases as they were, or knows that they are
 from __future__ import annotations
 
 import logging
-import random
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ import msgspec
 
 from ...clock import Clock
 from ...delivery import Delivery
+from ...dice import dice
 from ...transport import WorkerInfo
 from .files import Place
 from .schema import Tables
@@ -129,7 +129,7 @@ class Liveness:
 
     def _looked(self, now: float) -> None:
         # Jittered, so that many processes do not look at once.
-        self._sweep_at = now + self.lease / 4 * random.uniform(0.75, 1.0)
+        self._sweep_at = now + self.lease / 4 * dice.uniform(0.75, 1.0)
 
     def _swept(self, *, committed: bool) -> None:
         """The main transaction has ended: only now may late owners look whether they have lost something."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from ...delivery import DeadLetter, Failure
+from ...envelope import micros_of
 from ...errors import UnknownSubscription
 from ...event import Pattern, is_pattern
 from ...transport import DeadQuery, EventQuery, StoredEvent, SubscriptionInfo, SubscriptionStats, WorkerInfo
@@ -58,11 +59,11 @@ class _Search:
 
 
 class Reading:
-    """The statements of inspection.  The connection's text factory must not raise: rows may hold anything."""
+    """The statements of inspection, on `connection`, whose text factory must not raise: rows may hold anything."""
 
     def __init__(self, tables: Tables, connection: sqlite3.Connection, now: Callable[[], float]) -> None:
         self._tables = tables
-        self._connection = connection
+        self.connection = connection
         connection.create_function("folded", 1, _folded, deterministic=True)
         self._now = now
 
@@ -89,7 +90,7 @@ class Reading:
 
     def stats(self, names: Collection[str] | None, present: Present) -> list[SubscriptionStats]:
         """Exact counts, all of one moment; what a dead worker holds is backlog, though nobody swept it yet."""
-        self._connection.execute("BEGIN")
+        self.connection.execute("BEGIN")
         try:
             rows = self._all("SELECT id, name, paused FROM {subscription} WHERE name IS NOT NULL ORDER BY name")
             return [
@@ -98,7 +99,7 @@ class Reading:
                 if names is None or name in names
             ]
         finally:
-            self._connection.execute("COMMIT")
+            self.connection.execute("COMMIT")
 
     def _stats_of(self, id_: int, name: str, *, paused: bool, present: Present) -> SubscriptionStats:
         now = self._now()
@@ -125,9 +126,10 @@ class Reading:
         leases = dict(self._all("SELECT owner, count(*) FROM {lease} WHERE subscription = :id GROUP BY owner", one))
         running = sum(count for owner, count in leases.items() if owner in present.owners)
         suspects += sum(leases.values()) - running
+        behind = waiting - (parked_events - parked_later)
         return SubscriptionStats(
             name=name,
-            backlog=ready + suspects + due + waiting - (parked_events - parked_later),
+            backlog=ready + suspects + due + behind,
             in_flight=running,
             scheduled=scheduled + waiting_later - parked_later,
             retrying=retrying,
@@ -138,6 +140,7 @@ class Reading:
             parked_events=parked_events,
             workers=sum(name in worker.subscriptions for worker in present.workers),
             paused=paused,
+            waiting=behind,
         )
 
     def _oldest_age(self, one: dict[str, Any]) -> float | None:
@@ -168,6 +171,10 @@ class Reading:
             conditions.append(("key = ?", (query.key,)))
         if query.correlation_id is not None:
             conditions.append((_CORRELATED, (query.correlation_id,)))
+        if query.since is not None:
+            conditions.append(("micros >= ?", (micros_of(query.since),)))
+        if query.before is not None:
+            conditions.append(("micros < ?", (micros_of(query.before),)))
         search = _Search("SELECT seq, {columns} FROM {event} {where} ORDER BY seq DESC LIMIT ?", conditions, "seq < ?")
         search.named(query.name, "name", 2)
         rows = self._pages(search, limit)
@@ -190,7 +197,7 @@ class Reading:
         ):
             look = self._tables("SELECT seq, subscription, {state} FROM {table} WHERE ", table, state=state)
             for condition, values in matching(growing):
-                rows = self._connection.execute(look + condition, values).fetchall()
+                rows = self.connection.execute(look + condition, values).fetchall()
                 for seq, id_, found in rows:
                     if id_ in names:
                         alive = "running" if found in owners else "ready"
@@ -247,6 +254,8 @@ class Reading:
             )
         if query.reason is not None:
             conditions.append(("instr(folded(d.reason), folded(?))", (query.reason,)))
+        if query.since is not None:
+            conditions.append(("d.buried_at >= ?", (query.since.timestamp(),)))
         if query.before is not None:
             conditions.append(("d.buried_at < ?", (query.before.timestamp(),)))
         return conditions
@@ -263,7 +272,7 @@ class Reading:
             where = "WHERE " + " AND ".join(text for text, _ in conditions) if conditions else ""
             values = [value for _, some in conditions for value in some]
             sql = self._tables(search.select, where=where, columns=COLUMNS, event_columns=_EVENT_COLUMNS)
-            rows = self._connection.execute(sql, (*values, count)).fetchall()
+            rows = self.connection.execute(sql, (*values, count)).fetchall()
             found += rows if search.matches is None else filter(search.matches, rows)
             if len(rows) < count:
                 break
@@ -271,7 +280,7 @@ class Reading:
         return found[:limit]
 
     def _all(self, sql: str, values: Any = ()) -> list[tuple[Any, ...]]:
-        return self._connection.execute(self._tables(sql), values).fetchall()
+        return self.connection.execute(self._tables(sql), values).fetchall()
 
 
 def who_is_there(roll: Roll, sidecar: sqlite3.Connection, now: float) -> Present:

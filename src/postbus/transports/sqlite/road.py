@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Collection, Sequence, Set
+from collections.abc import Callable, Collection, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ...address import Settings
 from ...delivery import Delivery, Outcome, Release
+from ...drivers import Script
 from ...errors import (
     Closed,
-    ConfigError,
     ForkError,
     LeaseLost,
+    NotAccepted,
     PublishFailed,
     PublishUnknown,
     TransportBroken,
@@ -32,6 +34,7 @@ from ...transport import (
     Refused,
     Renewer,
     Settle,
+    Settled,
     SubscriptionSpec,
     Traits,
     Unknown,
@@ -41,8 +44,8 @@ from .effects import end_effects
 from .house import House
 from .inspection import Inspection
 from .operation import Operation
-from .schema import Tables
-from .store import CommitLost, Full, Transaction
+from .schema import Tables, missing, script
+from .store import CommitLost, Full, Transaction, translated
 from .within import Within
 
 __all__ = ["SqliteTransport"]
@@ -77,6 +80,31 @@ class SqliteTransport(Inspection):
     def traits(self) -> Traits:
         """What SQLite can promise."""
         return self._traits
+
+    # -- its tables
+
+    def sql(self) -> str:
+        """See `Migrating.sql`."""
+        return script(self._tables)
+
+    async def missing(self) -> Sequence[str]:
+        """See `Migrating.missing`."""
+        return await asyncio.to_thread(self._missing)
+
+    def _missing(self) -> Sequence[str]:
+        if not self._path.exists():
+            return [f"the file {self._path.name}"]
+        try:
+            with contextlib.closing(sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True)) as connection:
+                return missing(connection, self._tables)
+        except sqlite3.Error as error:
+            raise translated(error, self._path) from error
+
+    async def apply(self, told: Callable[[str], None]) -> None:
+        """See `Migrating.apply`."""
+        await self.open()
+        await self.close()
+        told(f"the tables are made in {self._path.name}")
 
     # -- open and close
 
@@ -236,26 +264,50 @@ class SqliteTransport(Inspection):
 
     # -- within the caller's transaction
 
-    def enlists(self, connection: object) -> bool:
-        """Whether it is a sqlite3 connection."""
-        return isinstance(connection, sqlite3.Connection)
+    @property
+    def dialect(self) -> Literal["postgresql", "sqlite"]:
+        """SQLite."""
+        return "sqlite"
 
-    def append_within(self, connection: Any, items: Sequence[Outgoing]) -> Sequence[Append]:
-        """Append in the transaction that is open on the caller's connection."""
-        house = self._open_house()
-        if not isinstance(connection, sqlite3.Connection):
-            raise ConfigError(f"within= a {type(connection).__qualname__}: expected a sqlite3.Connection")
+    def append_within(self, items: Sequence[Outgoing]) -> Script[Sequence[Append]]:
+        """See `Enlisting.append_within`."""
+        identity = self._open_house().identity
+        results: Sequence[Append] = yield lambda connection: self._append_on(connection, identity, items)
+        return results
+
+    def _append_on(
+        self, connection: sqlite3.Connection, identity: bytes, items: Sequence[Outgoing]
+    ) -> Sequence[Append]:
         try:
-            return self._enlisted.append(connection, house.identity, items)
+            return self._enlisted.append(connection, identity, items)
         except _UNSTORABLE as error:
             if len(items) > 1:
-                return [result for item in items for result in self.append_within(connection, [item])]
+                return [result for item in items for result in self._append_on(connection, identity, [item])]
             return [_unstorable(error)]
 
-    def surviving(self, connection: Any, ids: Sequence[bytes]) -> Set[bytes]:
-        """Which of these appended events no savepoint has rolled back."""
-        self._open_house()
-        return self._enlisted.surviving(connection, ids)
+    def surviving(self, ids: Sequence[bytes]) -> Script[Set[bytes]]:
+        """See `Enlisting.surviving`."""
+        kept: Set[bytes] = yield lambda connection: self._enlisted.surviving(connection, ids)
+        return kept
+
+    def committed(self, items: Sequence[Outgoing]) -> None:
+        """Nothing to tell: whoever waits looks at `data_version`, which every commit changes."""
+
+    def holds(self) -> Script[bool]:
+        """See `Marking.holds`."""
+        identity = self._open_house().identity
+        held: bool = yield lambda connection: self._enlisted.holds(connection, identity)
+        return held
+
+    def begin_within(self, delivery: Delivery) -> Script[Settle | Duplicate]:
+        """Settled and marked at once: whoever writes has the lock until the end anyway."""
+        answer: Settle | Duplicate = yield lambda connection: self.done_within(connection, delivery)
+        return answer
+
+    def end_within(self, delivery: Delivery, *, repeated: bool) -> Script[Settle]:  # noqa: ARG002 - the contract's
+        """Nothing is left to do."""
+        return Settled()
+        yield  # a script, of no steps
 
     # -- transactional subscribers
 
@@ -295,4 +347,4 @@ def _answered(error: TransportError, items: Sequence[Outgoing]) -> list[Append]:
 
 
 def _unstorable(error: BaseException) -> Refused:
-    return Refused(PublishFailed(f"not stored: no column can hold it: {error}"))
+    return Refused(NotAccepted(f"not stored: no column can hold it: {error}"))

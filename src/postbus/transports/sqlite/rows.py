@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from ...delivery import Failure
-from ...envelope import Envelope
+from ...envelope import Envelope, split_log
 
 __all__ = [
     "COLUMNS",
@@ -74,10 +74,12 @@ def envelope_of(row: Sequence[Any]) -> Envelope:
         and type(body) is bytes
         and (expires is None or (type(expires) is int and 0 <= expires <= _LAST_MICROS))
     ):
+        topic, partition = split_log(topic)
         if headers is None:
-            return Envelope(id_, name, topic, key, micros, version, format_, body, expires)
+            return Envelope(id_, name, topic, key, micros, version, format_, body, expires, None, partition)
         try:
-            return Envelope(id_, name, topic, key, micros, version, format_, body, expires, _HEADERS.decode(headers))
+            known = _HEADERS.decode(headers)
+            return Envelope(id_, name, topic, key, micros, version, format_, body, expires, known, partition)
         except (msgspec.MsgspecError, TypeError, ValueError) as error:
             raise Malformed(f"undecodable: the headers are no object of text: {error}") from error
     wrong = ", ".join(
@@ -97,13 +99,14 @@ def salvaged(row: Sequence[Any]) -> Envelope:
         return Envelope(
             id_ if type(id_) is bytes and len(id_) == 16 else hashlib.sha256(repr(id_).encode()).digest()[:16],
             _text(name),
-            _text(topic),
+            split_log(_text(topic))[0],
             None if key is None else _text(key),
             micros if type(micros) is int and 0 <= micros <= _LAST_MICROS else 0,
             version if type(version) is int else 0,
             _text(format_),
             body if type(body) is bytes else _text(body).encode("utf-8", "backslashreplace"),
             expires if type(expires) is int and 0 <= expires <= _LAST_MICROS else None,
+            partition=split_log(_text(topic))[1],
         )
 
 

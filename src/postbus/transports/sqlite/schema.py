@@ -7,13 +7,14 @@ event numbers, because events arrive in runs: a batch of a thousand is one row f
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from uuid import uuid4
 
 from ...errors import ConfigError
 from ...event import valid_name
 
-__all__ = ["FORMAT", "Tables", "create", "create_workers"]
+__all__ = ["FORMAT", "Tables", "create", "create_workers", "missing", "script"]
 
 # Grows when an older postbus could no longer read the tables.
 FORMAT = 1
@@ -138,6 +139,36 @@ def create(connection: sqlite3.Connection, tables: Tables) -> bytes:
             connection.execute("ROLLBACK")
         raise
     return create(connection, tables)
+
+
+def script(tables: Tables) -> str:
+    """What `create` does, for people to run."""
+    values = f"VALUES (1, {FORMAT}, '{tables.namespace}', randomblob(16), 0, 0, 1)"
+    made = tables(_MAIN.rstrip() + ";\nINSERT OR IGNORE INTO {meta} VALUES;").replace("VALUES", values)
+    return f"PRAGMA journal_mode = WAL;\nBEGIN IMMEDIATE;{made}\nCOMMIT;"
+
+
+def missing(connection: sqlite3.Connection, tables: Tables) -> list[str]:
+    """Which tables, indexes and columns are not there."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as model:
+        model.executescript(script(tables))
+        wanted = _objects(model)
+    there = _objects(connection)
+    return [
+        name if column is None else f"{name}.{column}"
+        for name, column in wanted
+        if (name, column) not in there and (column is None or (name, None) in there)
+    ]
+
+
+def _objects(connection: sqlite3.Connection) -> list[tuple[str, str | None]]:
+    """Tables and indexes, and the columns of each table."""
+    found: list[tuple[str, str | None]] = []
+    for name, kind in connection.execute("SELECT name, type FROM sqlite_master WHERE name NOT LIKE 'sqlite%'"):
+        found.append((name, None))
+        if kind == "table":
+            found += [(name, column) for _, column, *_ in connection.execute(f'PRAGMA table_info("{name}")')]
+    return found
 
 
 def create_workers(connection: sqlite3.Connection, tables: Tables) -> None:

@@ -101,7 +101,7 @@ class Settling:
                     done.append(seq)
                     if ordered:
                         envelope = held.delivery.envelope
-                        self.free_key(transaction, subscription, envelope.topic, envelope.key)
+                        self.free_key(transaction, subscription, envelope.log, envelope.key)
                 case Requeue(after, failure, suspect):
                     attempt = held.attempt + (failure is not None)
                     carried = packed(failure) or held.failure
@@ -172,7 +172,7 @@ class Settling:
         parts = (None, None, None) if last is None else (last.error, last.message, last.traceback)
         texts = [_storable(text) for text in (reason, *parts)]
         transaction.execute(self._dead, (id_, subscription, seq, spent, *texts, transaction.now))
-        topic, key = held.delivery.envelope.topic, held.delivery.envelope.key
+        topic, key = held.delivery.envelope.log, held.delivery.envelope.key
         if place is None or not place.spec.ordered or key is None:
             return
         if place.spec.on_bury == "park":

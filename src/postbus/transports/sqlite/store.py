@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import random
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from types import MappingProxyType
 from typing import TypeVar
 from weakref import WeakSet
 
+from ...dice import dice
 from ...errors import ConfigError, PostbusError, TransportError
 from .routing import Routing
 from .spans import Execute
@@ -198,7 +198,7 @@ def patiently(act: Callable[[], T], path: Path, patience: float) -> T:
         except sqlite3.Error as error:
             if not is_busy(error) or time.monotonic() >= until:
                 raise translated(error, path) from error
-        time.sleep(random.uniform(0.0005, 0.005))
+        time.sleep(dice.uniform(0.0005, 0.005))
 
 
 def translated(error: BaseException, path: Path) -> PostbusError:

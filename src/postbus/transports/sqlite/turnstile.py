@@ -7,11 +7,12 @@ has work.  So everybody passes this lock before that one.  It is advice only, an
 from __future__ import annotations
 
 import os
-import random
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+
+from ...dice import dice
 
 if sys.platform != "win32":
     import fcntl
@@ -43,7 +44,7 @@ class Turnstile:
             began = began or now
             if now - began >= _PATIENCE:
                 return False
-            time.sleep(random.uniform(0.00005, 0.0003) + (now - began) / 10)
+            time.sleep(dice.uniform(0.00005, 0.0003) + (now - began) / 10)
 
     def leave(self) -> None:
         """Let the next one in."""

@@ -29,6 +29,7 @@ class Within:
         self._routing = RoutingCache(tables)
         self._lock = threading.Lock()
         self._number = tables("UPDATE {meta} SET seq = seq + ? WHERE identity = ?")
+        self._identity = tables("SELECT identity FROM {meta}")
         self._numbers = tables("SELECT seq, fence, revision FROM {meta}")
 
     def append(self, connection: sqlite3.Connection, identity: bytes, items: Sequence[Outgoing]) -> list[Append]:
@@ -75,6 +76,18 @@ class Within:
             return self._appending.ids.known(cursor.execute, self._clock.time(), ids).intersection(ids)
         finally:
             cursor.close()
+
+    def holds(self, connection: sqlite3.Connection, identity: bytes) -> bool:
+        """Whether this connection is to the file with these tables."""
+        cursor = connection.cursor()
+        cursor.row_factory = None
+        try:
+            row = cursor.execute(self._identity).fetchone()
+        except sqlite3.OperationalError:
+            return False  # no such table
+        finally:
+            cursor.close()
+        return row is not None and row[0] == identity
 
     def _append(self, cursor: sqlite3.Cursor, items: Sequence[Outgoing]) -> list[Append]:
         seq, fence, revision = cursor.execute(self._numbers).fetchone()

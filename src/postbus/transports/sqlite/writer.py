@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import random
 import sqlite3
 import threading
 import time
@@ -17,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from ...clock import Clock
+from ...dice import dice
 from ...errors import Closed, PostbusError, TransportBroken, TransportError
 from .files import Place
 from .operation import Operation, resolve
@@ -269,7 +269,7 @@ class Writer:
                     return False
                 # Who has waited for long may wait a little longer: somebody's transaction takes its time.
                 longer = min((time.monotonic() - began) / 20, 0.002)
-                time.sleep(0.00005 + longer if in_door else random.uniform(0.0002, 0.002))
+                time.sleep(0.00005 + longer if in_door else dice.uniform(0.0002, 0.002))
                 in_door = in_door or self._turnstile.enter()
         finally:
             if in_door:
