@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import groupby
 from typing import Any, Literal, TextIO, TypeVar
 from uuid import UUID
@@ -39,9 +40,11 @@ class Chosen:
     key: str | None
     error: str | None
     reason: str | None
+    newer_than: float | None
     older_than: float | None
     ids: tuple[UUID, ...]
     limit: int | None
+    group: str | None = None
     everything: bool = False
 
     def __post_init__(self) -> None:
@@ -56,17 +59,27 @@ class Chosen:
     @property
     def named(self) -> bool:
         """Whether anything narrows it down."""
-        narrowed = (self.sub, self.name, self.key, self.error, self.reason, self.older_than)
+        narrowed = (
+            self.sub,
+            self.name,
+            self.key,
+            self.error,
+            self.reason,
+            self.newer_than,
+            self.older_than,
+            self.group,
+        )
         return bool(self.ids) or any(one is not None for one in narrowed)
 
     async def letters(self, bus: Bus) -> AsyncIterator[DeadLetter]:
         """All of them, oldest burial first."""
         query: dict[str, Any] = {"name": self.name, "key": self.key, "error": self.error, "reason": self.reason}
         query["ids"] = self.ids or None
-        if self.older_than is not None:
-            query["before"] = datetime.now(UTC) - timedelta(seconds=self.older_than)
+        for field, ago in (("since", self.newer_than), ("before", self.older_than)):
+            if ago is not None:
+                query[field] = datetime.now(UTC) - timedelta(seconds=ago)
         count = 0
-        async for letter in bus.dead.each(self.sub, **query):
+        async for letter in bus.dead.each(self.sub, group=self.group, **query):
             yield letter
             count += 1
             if count == self.limit:
@@ -81,6 +94,8 @@ def _filters(fn: F) -> F:
             click.option("--key", help="Of events of this key."),
             click.option("--error", help="Whose error's class or message holds this text."),
             click.option("--reason", help="Whose reason holds this text."),
+            click.option("--group", help="Of this group, as `postbus dead groups` names it."),
+            click.option("--newer-than", type=Span(), help="Buried not longer ago than such as 15m or 2h."),
             click.option("--older-than", type=Span(), help="Buried longer ago than such as 2h or 7d."),
             click.option("--ids", default="", help="These ids, with commas between them."),
         ]
@@ -105,7 +120,7 @@ def _acting(fn: F) -> F:
 
 @click.group()
 def dead() -> None:
-    """List, show, replay, discard and export dead letters."""
+    """List, group, show, amend, replay, discard and export dead letters."""
 
 
 @dead.command("list")
@@ -134,6 +149,51 @@ def list_letters(words: tuple[str, ...], *, app_dir: str, factory: bool, as_json
 
 
 @dead.command()
+@takes_app()
+@click.option("--sub", help="Of this subscription.")
+@as_json
+def groups(words: tuple[str, ...], *, app_dir: str, factory: bool, sub: str | None, as_json: bool) -> None:
+    """List what went wrong, and how often: by subscription, error and the shape of its message."""
+    program, _ = without_app(words, app_dir, factory=factory)
+    found = with_bus(program, lambda bus: bus.dead.groups(sub))
+    if as_json:
+        for group in found:
+            print_json(asdict(group))
+        return
+    table = Table([">letters", "group", "subscription", "error", "shape", "first", "last"])
+    for group in found:
+        table.add(
+            group.count, group.id, group.subscription, group.error or None, group.shape, group.first_at, group.last_at
+        )
+    table.show()
+
+
+@dead.command()
+@takes_app("[APP] ID", required=True)
+@click.option(
+    "--file", "payload", type=click.File("r", "utf-8"), default="-", help="The payload as JSON; default stdin."
+)
+@click.option("--replay", "again", is_flag=True, help="Replay it at once.")
+def amend(words: tuple[str, ...], *, app_dir: str, factory: bool, payload: TextIO, again: bool) -> None:
+    """Put another payload into a dead letter, for its subscription only; its event gets a new id."""
+    program, (text,) = without_app(words, app_dir, factory=factory, names=1)
+    wanted = event_id(text)
+    try:
+        given = json.load(payload)
+    except ValueError as error:
+        raise click.ClickException(f"the payload is no JSON: {error}") from error
+
+    async def act(bus: Bus) -> DeadLetter:
+        letter = await bus.dead.amend(wanted, given)
+        if again:
+            await bus.dead.replay(letter.subscription, [letter.id])
+        return letter
+
+    letter = with_bus(program, act)
+    click.echo(f"{letter.envelope.id} takes the place of the event{', and is delivered again' if again else ''}")
+
+
+@dead.command()
 @takes_app("[APP] ID", required=True)
 @as_json
 def show(words: tuple[str, ...], *, app_dir: str, factory: bool, as_json: bool) -> None:
@@ -157,6 +217,7 @@ def show(words: tuple[str, ...], *, app_dir: str, factory: bool, as_json: bool) 
 @dead.command()
 @takes_app("[APP] [ID]...")
 @_acting
+@click.option("--force", is_flag=True, help="Also what was done before: its effects happen twice.")
 def replay(words: tuple[str, ...], *, app_dir: str, factory: bool, **options: Any) -> None:
     """Deliver dead letters again, to the subscription that buried them only, with no attempt spent."""
     _act("replay", words, app_dir, factory=factory, **options)
@@ -215,6 +276,7 @@ def _act(
     if not chosen.named and not chosen.everything:
         raise click.UsageError(f"Say which to {what}: ids, a filter such as --sub or --name, or --all.")
     dry, yes, rate = options["dry_run"], options["yes"], options["rate"]
+    force = options.get("force", False)
 
     async def act(bus: Bus) -> int:
         letters = [(letter.subscription, letter.id) async for letter in chosen.letters(bus)]
@@ -222,7 +284,8 @@ def _act(
             say(f"{len(letters):,} dead letters would be {_done(what)}" if dry else "No dead letter matches.")
             return 0
         confirm(f"{what.capitalize()} {len(letters):,} dead letters?", yes=yes)
-        return await _in_batches(bus, what, sorted(letters, key=lambda pair: pair[0]), rate)
+        method = partial(bus.dead.replay, force=force) if what == "replay" else bus.dead.discard
+        return await _in_batches(method, _done(what), sorted(letters, key=lambda pair: pair[0]), rate)
 
     done = with_bus(program, act)
     if not dry:
@@ -230,13 +293,15 @@ def _act(
 
 
 async def _in_batches(
-    bus: Bus, what: Literal["replay", "discard"], letters: list[tuple[str, UUID]], rate: float | None
+    method: Callable[[str, list[UUID]], Awaitable[int]],
+    done_to: str,
+    letters: list[tuple[str, UUID]],
+    rate: float | None,
 ) -> int:
     """In batches that a rate leaves room between."""
-    method = bus.dead.replay if what == "replay" else bus.dead.discard
     size = _BATCH if rate is None else max(1, min(_BATCH, int(rate / 4)))
     done, began, tried = 0, time.monotonic(), 0
-    with progress(len(letters), _done(what)) as advance:
+    with progress(len(letters), done_to) as advance:
         for subscription, group in groupby(letters, key=lambda pair: pair[0]):
             for batch in _batches([letter for _, letter in group], size):
                 if rate is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -9,7 +10,7 @@ import click
 
 from ..bus import Bus
 from ..event import Pattern, is_pattern, mark_of, valid_name
-from .given import as_json, takes_app, without_app
+from .given import Span, as_json, takes_app, without_app
 from .output import Table, document, moment, print_json
 from .records import of_envelope, of_stored, payload_of
 from .session import with_bus
@@ -49,10 +50,14 @@ def declared(words: tuple[str, ...], *, app_dir: str, factory: bool, as_json: bo
     table = Table(["event", ">version", "topic", "class", "handlers", "subscriptions"])
     for one in found:
         table.add(
-            one["name"], one["version"], one["topic"], one["class"], ", ".join(one["handlers"]) or None,
+            one["name"], one["version"], _topic(one), one["class"], ", ".join(one["handlers"]) or None,
             ", ".join(one["subscriptions"]) or None,
         )  # fmt: skip
     table.show()
+
+
+def _topic(one: dict[str, Any]) -> str | None:
+    return one["topic"] if (one["partitions"] or 1) == 1 else f"{one['topic']} in {one['partitions']} logs"
 
 
 def _types(bus: Bus) -> dict[str, type[Any] | None]:
@@ -73,6 +78,7 @@ def _declaration(bus: Bus, name: str, event_type: type[Any] | None) -> dict[str,
         "name": name,
         "version": None if mark is None else mark.version,
         "topic": None if mark is None else mark.topic,
+        "partitions": None if mark is None else mark.partitions,
         "class": None if event_type is None else f"{event_type.__module__}.{event_type.__qualname__}",
         "handlers": [h.label for h in bus.handlers if takes(h.interest)],
         "subscriptions": [s.name for s in bus.subscribers if takes(s.interest)],
@@ -84,6 +90,8 @@ def _declaration(bus: Bus, name: str, event_type: type[Any] | None) -> dict[str,
 @click.option("--name", help="Only events of this name.")
 @click.option("--key", help="Only events of this key.")
 @click.option("--correlation", "correlation_id", help="Only events of this correlation id.")
+@click.option("--newer-than", type=Span(), help="Published not longer ago than such as 15m or 2h.")
+@click.option("--older-than", type=Span(), help="Published longer ago than such as 2h or 7d.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
 @click.option("--after", help="Those behind this cursor, which --json prints.")
 @as_json
@@ -94,6 +102,9 @@ def list_events(
     program, _ = without_app(words, app_dir, factory=factory)
     if query["name"] is not None:
         Pattern(query["name"]) if is_pattern(query["name"]) else valid_name(query["name"], "event name")
+    for option, field in (("newer_than", "since"), ("older_than", "before")):
+        ago = query.pop(option)
+        query[field] = None if ago is None else datetime.now(UTC) - timedelta(seconds=ago)
     given = {name: value for name, value in query.items() if value is not None}
     found = with_bus(program, lambda bus: bus.events.list(limit=limit, after=after, **given))
     if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ..logs import Logs
 from ..program import Program
@@ -13,7 +14,11 @@ __all__ = ["Orders"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orders:
-    """Options of `postbus worker`; None leaves a setting to the bus."""
+    """Options of `postbus worker` and `postbus relay`; None leaves a setting to the bus.
+
+    `relay` says where the bus's outbox is relayed: beside the worker, elsewhere, or here and nothing else.  With
+    `measure` a process reports its figures to the supervisor.
+    """
 
     place: str
     app_dir: str = "."
@@ -24,10 +29,13 @@ class Orders:
     lease: float | None = None
     grace: float | None = None
     name: str | None = None
+    journal: bool | None = None
     burst: bool = False
     max_messages: int | None = None
+    relay: Literal["beside", "elsewhere", "alone"] = "beside"
     connect_timeout: float = 30.0
     loop: str = "auto"
+    measure: bool = False
     log_level: str = "info"
     log_format: str = "text"
     log_config: str | None = None

@@ -12,26 +12,32 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import Any
 
 from ..bus import Bus
 from ..child import ABANDONED, FAILED, UNREACHABLE, WRONG, heedless
-from ..errors import ConfigError, PostbusError, TransportBroken, TransportError
+from ..errors import AccessRefused, ConfigError, PostbusError, TransportBroken, TransportError
 from ..failure import redacted
+from ..figures import gauges_of, merged, packed, sums_of
 from ..isolate import Isolation
 from ..logs import show_crash
 from ..observe import Fact, Started
+from ..relay import Relay
+from ..transport import Transport
+from ..wishes import heed
 from ..worker import Worker
 from .activity import activity
 from .orders import Orders
 
-__all__ = ["main", "make_worker", "opened"]
+__all__ = ["main", "make_relay", "make_worker", "opened"]
 
 log = logging.getLogger("postbus.process")
 
 _BEAT = 1.0
+_MEASURE = 2.0
 _PAUSE = (0.05, 2.0)
 _LOOK_IDLE = 0.02
 # Bytes of reports that are kept for a supervisor that does not listen; later ones are not.
@@ -83,6 +89,8 @@ class Process:
         """Run until told to stop, or until it is done; return the exit code."""
         try:
             self._bus = bus = self._orders.program.load()
+            if self._orders.journal is not None:
+                bus.journal.switch(on=self._orders.journal)
         except ConfigError as error:
             return self._report(WRONG, error)
         try:
@@ -114,61 +122,66 @@ class Process:
         isolation = Isolation(self._orders.program, self._orders.logs) if shared else None
         if self._orders.max_messages is not None:
             bus.observe(self._count)
-        self._worker = worker = make_worker(bus, self._orders, isolation)
-        if not worker.info().subscriptions:
-            raise ConfigError(f"{self._orders.place} has no subscribers to run: declare one with @bus.subscriber(...)")
-        self._grace = worker.settings.grace
+        if self._orders.relay == "alone":
+            crew: list[Worker | Relay] = [make_relay(bus, self._orders)]
+        else:
+            self._worker = make_worker(bus, self._orders, isolation)
+            crew = [self._worker]
+            if not self._worker.info().subscriptions:
+                raise ConfigError(
+                    f"{self._orders.place} has no subscribers to run: declare one with @bus.subscriber(...)"
+                )
+            if self._orders.relay == "beside" and bus.outbox is not None:
+                crew.append(make_relay(bus, self._orders))
+        self._grace = crew[0].settings.grace
         async with AsyncExitStack() as stack:
-            if not await opened(bus, stack, self._orders.connect_timeout, self._stop):
+            if not await opened(bus, stack, self._orders, self._stop):
                 return 0
             if isolation is not None:
                 stack.push_async_callback(isolation.close)
-            return await self._work(bus, worker)
+            return await self._work(bus, crew)
 
-    async def _work(self, bus: Bus, worker: Worker) -> int:
-        await worker.start()
-        log.info("worker %s runs %s", worker.owner, ", ".join(worker.info().subscriptions))
-        self._link.say(ready=True, grace=worker.settings.grace, owner=worker.owner)
-        tasks = [asyncio.create_task(self._beat(worker)), asyncio.create_task(self._stop.wait())]
-        tasks.append(asyncio.create_task(worker.ended()))
+    async def _work(self, bus: Bus, crew: Sequence[Worker | Relay]) -> int:
+        for one in crew:
+            await one.start()
+            log.info("worker %s runs %s", one.owner, ", ".join(one.info().subscriptions))
+        self._link.say(ready=True, grace=crew[0].settings.grace, owner=crew[0].owner)
+        tasks = [asyncio.create_task(self._beat(crew)), asyncio.create_task(self._stop.wait())]
+        tasks += [asyncio.create_task(one.ended()) for one in crew]
+        if self._orders.measure:
+            tasks.append(asyncio.create_task(self._measure(bus)))
+        if self._worker is not None and bus.journal.enabled:
+            tasks.append(asyncio.create_task(heed(self._worker, partial(_transport_of, bus))))
         if self._orders.burst:
-            tasks.append(asyncio.create_task(self._until_idle(bus, worker)))
+            tasks.append(asyncio.create_task(_until_idle(bus, crew)))
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if worker.failure is not None:
-            self._link.say(failed=redacted(f"{type(worker.failure).__name__}: {worker.failure}"))
+        failure = _failure(crew)
+        if failure is not None:
+            self._link.say(failed=redacted(f"{type(failure).__name__}: {failure}"))
+        if self._worker is not None and self._worker.retired:
+            self._link.say(retired=True)
         self._arm_guard()
-        await worker.stop(0.0 if worker.failure is not None else None)
+        await asyncio.gather(*(one.stop(0.0 if failure is not None else None) for one in crew))
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        return self._end(bus, worker)
+        if self._orders.measure:
+            self._link.say(figures=packed(sums_of(bus)))
+        return _end(bus, crew)
 
-    def _end(self, bus: Bus, worker: Worker) -> int:
-        left = worker.running + bus.counters.leaked_slots
-        if left:
-            log.critical("%d subscribers still run: abandoned; what they hold is handed on when its lease ends", left)
-            _leave(ABANDONED if worker.failure is None else FAILED)
-        if worker.failure is not None:
-            raise _as_error(worker.failure)
-        log.info("worker %s ended; nothing was abandoned", worker.owner)
-        return 0
+    async def _measure(self, bus: Bus) -> None:
+        """Beside the beat: a store that does not answer must not make the loop look stuck."""
+        while True:
+            gauges = await gauges_of(bus)
+            self._link.say(figures=packed(merged([sums_of(bus), gauges])))
+            await asyncio.sleep(_MEASURE)
 
-    async def _beat(self, worker: Worker) -> None:
+    async def _beat(self, crew: Sequence[Worker | Relay]) -> None:
         """From the loop itself, so that a loop that does not turn is seen."""
         while True:
-            info = worker.info()
-            self._link.say(state=info.state, healthy=worker.healthy(), busy=info.busy, concurrency=info.concurrency)
+            info, healthy = crew[0].info(), all(one.healthy() for one in crew)
+            self._link.say(state=info.state, healthy=healthy, busy=info.busy, concurrency=info.concurrency)
             await asyncio.sleep(_BEAT)
-
-    async def _until_idle(self, bus: Bus, worker: Worker) -> None:
-        names = worker.info().subscriptions
-        while True:
-            await asyncio.sleep(_LOOK_IDLE)
-            if worker.idle:
-                with suppress(TransportError):
-                    stats = await bus.stats()
-                    if worker.idle and not any(stats[n].backlog for n in names if n in stats and not stats[n].paused):
-                        return
 
     def _count(self, fact: Fact) -> None:
         if isinstance(fact, Started):
@@ -214,17 +227,29 @@ class Process:
         log.warning("%s", activity(self._loop, self._worker, self._bus))
 
 
-async def opened(bus: Bus, stack: AsyncExitStack, patience: float, stop: asyncio.Event) -> bool:
+async def _transport_of(bus: Bus) -> Transport:
+    return bus.transport
+
+
+async def opened(bus: Bus, stack: AsyncExitStack, orders: Orders, stop: asyncio.Event) -> bool:
     """Open the bus, waiting for a transport that is not up; return False when told to stop meanwhile.
 
+    A relay alone needs its outbox: the end of the transport's outage is what it waits for.
+
     Raises:
-        TransportError: when it is not up after `patience` seconds.
+        TransportError: when it is not up after the connect timeout.
+        AccessRefused: at once, since waiting would not help.
     """
-    until, pause, said = time.monotonic() + patience, _PAUSE[0], False
+    until, pause, said = time.monotonic() + orders.connect_timeout, _PAUSE[0], False
+    entered = False
     while True:
         try:
-            await stack.enter_async_context(bus)
-        except TransportBroken:
+            if not entered:
+                await stack.enter_async_context(bus)
+            entered = True
+            if orders.relay != "alone":
+                await bus.ping()
+        except (AccessRefused, TransportBroken):
             raise
         except TransportError as error:
             if time.monotonic() + pause > until:
@@ -251,6 +276,44 @@ def make_worker(bus: Bus, orders: Orders, isolation: Isolation | None) -> Worker
         grace=orders.grace,
         name=orders.name,
     )
+
+
+def make_relay(bus: Bus, orders: Orders) -> Relay:
+    """A relay as ordered, not yet started."""
+    return bus.make_relay(lease=orders.lease, grace=orders.grace, name=orders.name)
+
+
+async def _until_idle(bus: Bus, crew: Sequence[Worker | Relay]) -> None:
+    names = [name for one in crew for name in one.info().subscriptions]
+    relays = any(isinstance(one, Relay) for one in crew)
+    while True:
+        await asyncio.sleep(_LOOK_IDLE)
+        if not all(one.idle for one in crew):
+            continue
+        with suppress(TransportError):
+            if relays and bus.outbox is not None:
+                waiting = await bus.outbox.stats()
+                if waiting.pending and not waiting.paused:
+                    continue
+            stats = await bus.stats()
+            left = any(stats[n].backlog for n in names if n in stats and not stats[n].paused)
+            if not left and all(one.idle for one in crew):
+                return
+
+
+def _failure(crew: Sequence[Worker | Relay]) -> BaseException | None:
+    return next((one.failure for one in crew if one.failure is not None), None)
+
+
+def _end(bus: Bus, crew: Sequence[Worker | Relay]) -> int:
+    left, failure = sum(one.running for one in crew) + bus.counters.leaked_slots, _failure(crew)
+    if left:
+        log.critical("%d subscribers still run: abandoned; what they hold is handed on when its lease ends", left)
+        _leave(ABANDONED if failure is None else FAILED)
+    if failure is not None:
+        raise _as_error(failure)
+    log.info("worker %s ended; nothing was abandoned", crew[0].owner)
+    return 0
 
 
 def _loop_factory(kind: str) -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -10,9 +10,21 @@ from ..catalog import Catalog
 from ..delivery import DeadLetter
 from ..envelope import Envelope
 from ..errors import CodecError
+from ..inspection import OutboxStats
+from ..retrying import Retrying
 from ..transport import StoredEvent, SubscriptionInfo, SubscriptionStats, WorkerInfo
 
-__all__ = ["of_envelope", "of_letter", "of_stats", "of_stored", "of_subscription", "of_worker", "payload_of"]
+__all__ = [
+    "of_envelope",
+    "of_letter",
+    "of_outbox",
+    "of_retry",
+    "of_stats",
+    "of_stored",
+    "of_subscription",
+    "of_worker",
+    "payload_of",
+]
 
 
 def of_envelope(envelope: Envelope) -> dict[str, Any]:
@@ -54,6 +66,18 @@ def of_letter(letter: DeadLetter) -> dict[str, Any]:
     }
 
 
+def of_retry(one: Retrying) -> dict[str, Any]:
+    """What waits for another attempt, without its body."""
+    return {
+        "subscription": one.subscription,
+        "attempt": one.attempt,
+        "due_at": one.due_at.isoformat(),
+        "error": one.failure.error if one.failure else None,
+        "message": one.failure.message if one.failure else None,
+        "event": of_envelope(one.envelope),
+    }
+
+
 def of_stored(stored: StoredEvent) -> dict[str, Any]:
     """A stored event, without its body."""
     return {**of_envelope(stored.envelope), "states": dict(stored.states), "cursor": stored.cursor}
@@ -69,6 +93,11 @@ def of_subscription(info: SubscriptionInfo) -> dict[str, Any]:
 def of_stats(stats: SubscriptionStats) -> dict[str, Any]:
     """How a subscription stands."""
     return asdict(stats)
+
+
+def of_outbox(outbox: OutboxStats) -> dict[str, Any]:
+    """How an outbox stands."""
+    return {**asdict(outbox), "relays": [of_worker(relay) for relay in outbox.relays]}
 
 
 def of_worker(worker: WorkerInfo) -> dict[str, Any]:

@@ -16,6 +16,9 @@ __all__ = ["demo"]
 @click.option("--seconds", type=Span(), default=50.0, show_default=True, help="How long the storm takes.")
 @click.option("--speed", type=click.FloatRange(1), help="Seconds of the storm in one of ours.")
 @click.option("--headless", is_flag=True, help="Lines of text instead of a screen.")
+@click.option(
+    "--dashboard/--no-dashboard", default=True, show_default=True, help="Serve the dashboard beside the screen."
+)
 @click.option("--url", help="The transport; default a SQLite file in a temporary folder.")
 @click.option("--keep", is_flag=True, help="Go on after the storm until Ctrl-C, and keep the folder.")
 @click.option("--workers", type=click.IntRange(1, 32), default=3, show_default=True, help="Worker processes.")

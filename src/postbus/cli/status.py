@@ -7,19 +7,21 @@ import operator
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from ..bus import Bus
-from ..inspection import Stats, inspectable
+from ..errors import TransportError
+from ..hold import OUTBOX
+from ..inspection import OutboxStats, Stats
 from ..program import is_place
 from ..transport import SubscriptionStats, WorkerInfo
 from .given import Span, as_json, takes_app, without_app
 from .output import Table, age, colour, print_json, say
-from .records import of_stats, of_worker
+from .records import of_outbox, of_stats, of_worker
 from .session import with_bus
 
 __all__ = ["status"]
@@ -76,8 +78,9 @@ def status(
     """Show how every subscription of APP stands.
 
     Ready is what may run now, age how long the oldest of it has waited; later is what was published with a delay.  A
-    subscription waits when no live worker runs it.  --fail-on takes lag, age, dead,
-    in_flight, scheduled, retrying, parked and workers, and looks at each subscription: a check for cron and probes.
+    subscription waits when no live worker runs it.  An outbox is shown as postbus.outbox: ready is what waits for a
+    relay, and workers are its relays.  --fail-on takes lag, age, dead, in_flight, scheduled, retrying, parked and
+    workers, and looks at each subscription and the outbox: a check for cron and probes.
     """
     if watch is not None and is_place(watch):  # `--watch shop:bus` means the app
         words, watch = (watch, *words), "2s"
@@ -88,21 +91,54 @@ def status(
     return with_bus(program, lambda bus: _run(bus, every, limits, show))
 
 
-Broken = Sequence[tuple[str, str]]
-Show = Callable[[Bus, Stats, Sequence[WorkerInfo], Broken], None]
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What there is to show; `error` is why the transport could not be asked, though its outbox could."""
+
+    stats: Stats
+    workers: Sequence[WorkerInfo]
+    outbox: OutboxStats | None
+    error: TransportError | None
+    broken: Sequence[tuple[str, str]]
+
+
+Show = Callable[[Bus, Seen], None]
 
 
 async def _run(bus: Bus, every: float | None, limits: Sequence[Limit], show: Show) -> int:
     while True:
-        stats = await bus.stats()
-        workers = await inspectable(bus.transport).workers()
+        seen = await _look(bus, limits)
         if every is not None and sys.stdout.isatty():
             click.clear()
-        broken = [(s.name, limit.text) for s in stats.values() for limit in limits if limit.broken_by(s)]
-        show(bus, stats, workers, broken)
+        show(bus, seen)
         if every is None:
-            return CHECK_FAILED if broken else 0
+            if seen.error is not None:
+                raise seen.error
+            return CHECK_FAILED if seen.broken else 0
         await asyncio.sleep(every)
+
+
+async def _look(bus: Bus, limits: Sequence[Limit]) -> Seen:
+    outbox = None if bus.outbox is None else await bus.outbox.stats()
+    stats, error = Stats(), None
+    workers: Sequence[WorkerInfo] = ()
+    try:
+        stats, workers = await bus.stats(), await bus.workers()
+    except TransportError as caught:
+        if outbox is None:
+            raise
+        error = caught
+    rows = [*stats.values(), *_row_of(outbox)]
+    broken = [(s.name, limit.text) for s in rows for limit in limits if limit.broken_by(s)]
+    return Seen(stats, workers, outbox, error, broken)
+
+
+def _row_of(outbox: OutboxStats | None) -> Iterator[SubscriptionStats]:
+    if outbox is not None:
+        yield SubscriptionStats(
+            name=OUTBOX, backlog=outbox.pending, oldest_age=outbox.oldest_age, dead=outbox.dead,
+            workers=len(outbox.relays), paused=outbox.paused,
+        )  # fmt: skip
 
 
 _TITLES = (
@@ -110,9 +146,9 @@ _TITLES = (
 )  # fmt: skip
 
 
-def _show_table(bus: Bus, stats: Stats, workers: Sequence[WorkerInfo], broken: Broken) -> None:
+def _show_table(bus: Bus, seen: Seen) -> None:
     table = Table(_TITLES)
-    for s in stats.values():
+    for s in (*seen.stats.values(), *_row_of(seen.outbox)):
         late = bool(s.backlog) and not s.workers and not s.paused
         state = "paused" if s.paused else "waits" if late else "ok"
         alarm = [7] * bool(s.dead) + [9] * late
@@ -121,13 +157,16 @@ def _show_table(bus: Bus, stats: Stats, workers: Sequence[WorkerInfo], broken: B
             state, alarm=alarm,
         )  # fmt: skip
     table.show()
-    lead = f"{time.strftime('%H:%M:%S')}  {bus!r}: {len(stats)} subscriptions, {len(workers)} workers"
+    lead = f"{time.strftime('%H:%M:%S')}  {bus!r}: {len(seen.stats)} subscriptions, {len(seen.workers)} workers"
     click.echo(click.style(lead, dim=True), color=colour())
-    for name, limit in broken:
+    if seen.outbox is not None and seen.outbox.trouble:
+        say(f"nothing can be relayed from the outbox: {seen.outbox.trouble}")
+    for name, limit in seen.broken:
         say(f"{name}: {limit}")
 
 
-def _show_json(_bus: Bus, stats: Stats, workers: Sequence[WorkerInfo], broken: Broken) -> None:
+def _show_json(_bus: Bus, seen: Seen) -> None:
+    stats = seen.stats
     totals: dict[str, Any] = {
         "backlog": stats.backlog,
         "in_flight": stats.in_flight,
@@ -140,7 +179,8 @@ def _show_json(_bus: Bus, stats: Stats, workers: Sequence[WorkerInfo], broken: B
         {
             "subscriptions": [of_stats(s) for s in stats.values()],
             "totals": totals,
-            "workers": [of_worker(w) for w in workers],
-            "broken_limits": [{"subscription": name, "limit": limit} for name, limit in broken],
+            "workers": [of_worker(w) for w in seen.workers],
+            "outbox": None if seen.outbox is None else of_outbox(seen.outbox),
+            "broken_limits": [{"subscription": name, "limit": limit} for name, limit in seen.broken],
         }
     )
