@@ -43,6 +43,10 @@ class Entry:
     number: int = 0
 
 
+# Ends each line: where a process is killed amidst its write, only the first part of it may be there.
+_WHOLE = "\t."
+
+
 class Ledger:
     """An append-only file, shared by any number of processes."""
 
@@ -61,10 +65,10 @@ class Ledger:
         key: str = "",
         number: int = 0,
     ) -> None:
-        """Append one line, whole or not at all."""
+        """Append one line in one write."""
         at = f"{time.monotonic():.6f}"
         line = "\t".join(map(str, (kind, id, at, os.getpid(), subscription, attempt, fence, key, number)))
-        os.write(self._file, f"{line}\n".encode())
+        os.write(self._file, f"\n{line}{_WHOLE}".encode())
 
     def close(self) -> None:
         """Close the file."""
@@ -72,8 +76,8 @@ class Ledger:
 
     def entries(self) -> list[Entry]:
         """All whole lines so far."""
-        text = self.path.read_text()
-        return [_entry(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        lines = self.path.read_text().split("\n")
+        return [_entry(line.removesuffix(_WHOLE)) for line in lines if line.endswith(_WHOLE)]
 
     def count(self, kind: Kind) -> int:
         """How many lines of this kind there are."""

@@ -229,9 +229,10 @@ class _Machine(RuleBasedStateMachine):
             groups = [pair for pair in groups if pair[0] is not group]
         assert len(taken) == limit or not any(certain for _, certain in groups), groups
         self.out(name, found, alone=False)
-        if not model.spec.ordered and not model.paused:
+        if not model.spec.ordered and not model.paused and len(taken) < limit:
             later = [e.due for e in model.entries.values() if e.state == "waiting" and e.due > self.now]
-            assert found.next_due == (pytest.approx(min(later) - self.now) if later else None)
+            # Some servers count in milliseconds, and are never early.
+            assert found.next_due == (pytest.approx(min(later) - self.now, abs=0.002) if later else None)
 
     @rule(name=st.sampled_from(sorted(s.name for s in _SPECS)), who=st.sampled_from("xyz"))
     def claim_alone(self, name: str, who: str) -> None:

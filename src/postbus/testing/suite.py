@@ -14,13 +14,28 @@ from .suite_dead import DeadSuite
 from .suite_desk import DeskSuite
 from .suite_doors import DoorSuite
 from .suite_leases import LeaseSuite
+from .suite_logs import LogSuite
 from .suite_names import NameSuite
 from .suite_order import OrderSuite
+from .suite_past import PastSuite
+from .suite_retries import RetriesSuite
 from .suite_road import RoadSuite
 from .suite_time import TimeSuite
 
 __all__ = ["TransportSuite"]
 
 
-class TransportSuite(RoadSuite, LeaseSuite, TimeSuite, OrderSuite, DeadSuite, DeskSuite, NameSuite, DoorSuite):
+class TransportSuite(
+    RoadSuite,
+    LeaseSuite,
+    TimeSuite,
+    OrderSuite,
+    DeadSuite,
+    DeskSuite,
+    NameSuite,
+    DoorSuite,
+    PastSuite,
+    LogSuite,
+    RetriesSuite,
+):
     """Subclass it, say how the transport is made, and let pytest run it."""

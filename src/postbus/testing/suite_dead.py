@@ -12,7 +12,7 @@ import pytest
 from ..delivery import Ack, Bury, DeadLetter, Failure, Requeue
 from ..envelope import Envelope
 from ..errors import UnknownSubscription
-from ..transport import DeadQuery, Inspectable, Transport
+from ..transport import Amending, DeadQuery, EventQuery, Inspectable, Transport
 from .suite_ground import BOOM, Ground, inspectable, keys
 
 __all__ = ["DeadSuite"]
@@ -120,8 +120,25 @@ class DeadSuite(Ground):
             delivery = await self.claim_one(transport)
             assert delivery.attempt == 1
             await self.settle(transport, Bury(f"again {number}", BOOM), delivery)
+            before = letter
             (letter,) = await desk.dead("receipts", _ALL)
             assert letter.reason == f"again {number}"
+            assert letter.id != before.id, (
+                "each burial is a letter of its own: who acts on the older one acts on nothing"
+            )
+            assert await desk.replay("receipts", [before.id]) == 0
+
+    async def test_what_a_seek_delivers_again_is_dead_no_longer(self, transport: Transport) -> None:
+        desk = inspectable(transport)
+        await self.declare(transport)
+        (letter,) = await self.buried(transport, "o-1")
+        assert await desk.seek("receipts", datetime.fromtimestamp(0, UTC)) == 1
+        assert await desk.dead("receipts", _ALL) == []
+        delivery = await self.claim_one(transport)
+        assert (delivery.envelope, delivery.attempt) == (letter.envelope, 1)
+        await self.settle(transport, Bury("again", BOOM), delivery)
+        (again,) = await desk.dead("receipts", _ALL)
+        assert (again.reason, again.id == letter.id) == ("again", False)
 
     async def test_another_subscriptions_letters_are_left_alone(self, transport: Transport) -> None:
         desk = inspectable(transport)
@@ -229,3 +246,62 @@ class DeadSuite(Ground):
             await desk.replay("nobody", [])
         with pytest.raises(UnknownSubscription):
             await desk.discard("nobody", [])
+
+    # -- amended
+
+    async def test_an_amended_letter_holds_the_new_event_and_stays_dead(self, transport: Transport) -> None:
+        desk = inspectable(transport)
+        if not isinstance(transport, Amending):
+            pytest.skip(f"{transport.traits.name} amends no dead letters")
+        await self.declare(transport)
+        old = self.sealed(key="o-1", body=b"wrong", header_map={"tenant": "a"})
+        (letter,) = await self.buried(transport, old)
+        new = self.sealed(key="o-1", body=b"right", header_map={"causationid": str(old.id)})
+        assert await transport.amend("receipts", letter.id, new)
+        (found,) = await desk.dead("receipts", _ALL)
+        assert found.envelope == new
+        assert (found.id, found.attempts, found.reason) == (letter.id, letter.attempts, letter.reason)
+        assert (found.failure, found.buried_at) == (letter.failure, letter.buried_at)
+        assert await self.claim(transport) == []
+        (stored,) = await desk.events(EventQuery(id=new.id))
+        assert stored.states == {"receipts": "dead"}
+        assert await desk.replay("receipts", [letter.id]) == 1
+        delivery = await self.claim_one(transport)
+        assert (delivery.envelope, delivery.attempt) == (new, 1)
+        await self.settle(transport, Ack(), delivery)
+        assert await desk.events(EventQuery(id=new.id)) == []
+
+    async def test_an_amendment_reaches_one_subscription_only(self, transport: Transport) -> None:
+        desk = inspectable(transport)
+        if not isinstance(transport, Amending):
+            pytest.skip(f"{transport.traits.name} amends no dead letters")
+        await self.declare(transport, "receipts")
+        await self.declare(transport, "ledger")
+        old = self.sealed(key="o-1", body=b"wrong")
+        (letter,) = await self.buried(transport, old)
+        assert not await transport.amend("ledger", letter.id, self.sealed(key="o-1", body=b"right"))
+        assert await transport.amend("receipts", letter.id, self.sealed(key="o-1", body=b"right"))
+        assert not await transport.amend("receipts", UUID(int=letter.id.int ^ 1 << 64), old)
+        (delivery,) = await self.claim(transport, "ledger")
+        assert delivery.envelope == old
+        await self.settle(transport, Ack(), delivery)
+        assert await desk.discard("receipts", [letter.id]) == 1
+        assert await desk.events(EventQuery()) == []
+
+    async def test_an_amended_letter_that_held_its_key_goes_before_those_behind_it(self, transport: Transport) -> None:
+        self.needs(transport, "ordered")
+        desk = inspectable(transport)
+        if not isinstance(transport, Amending):
+            pytest.skip(f"{transport.traits.name} amends no dead letters")
+        await self.declare(transport, ordered=True, on_bury="park")
+        (letter,) = await self.buried(transport, self.sealed(key="o-1", body=b"wrong"))
+        behind = self.sealed(key="o-1", body=b"second")
+        await self.publish(transport, behind)
+        right = self.sealed(key="o-1", body=b"right")
+        assert await transport.amend("receipts", letter.id, right)
+        assert await self.claim(transport) == []
+        assert await desk.replay("receipts", [letter.id]) == 1
+        first = await self.claim_one(transport)
+        assert first.envelope == right
+        await self.settle(transport, Ack(), first)
+        assert (await self.claim_one(transport)).envelope == behind

@@ -9,8 +9,9 @@ from typing import Literal
 
 import pytest
 
-from ..delivery import Ack, Bury, Delivery, Release, Requeue
-from ..transport import DeadQuery, Transport
+from ..delivery import Ack, Bury, Delivery, Outcome, Release, Requeue
+from ..errors import LeaseLost
+from ..transport import DeadQuery, Following, Settled, Transport
 from .suite_ground import BOOM, Ground, inspectable, keys
 
 __all__ = ["OrderSuite"]
@@ -52,6 +53,29 @@ class OrderSuite(Ground):
         assert await self.take(ordered, owner="c") == ["b2", "a3"]
         assert await self.take(ordered, owner="d") == []
 
+    @pytest.mark.parametrize("on_bury", ["continue", "park"])
+    async def test_a_settle_may_bring_the_next_of_each_key(
+        self, transport: Transport, on_bury: Literal["continue", "park"]
+    ) -> None:
+        if not isinstance(transport, Following):
+            pytest.skip(f"{transport.traits.name} gives what comes next to claims")
+        following: Following = transport
+        await self.in_order(transport, on_bury)
+        await self.send(transport, "a1", "b1", "c1", "a2", "-1", "b2", "c2", "a3", "-2")
+        assert await self.take(transport) == ["a1", "b1", "c1", "-1", "-2"]
+        held, fences = dict(self.held), [delivery.fence for delivery in self.held.values()]
+        outcomes: dict[str, Outcome] = {"a1": Ack(), "b1": Requeue(0, BOOM), "c1": Bury("enough"), "-1": Ack()}
+        pairs = [(held[name], outcome) for name, outcome in outcomes.items()]
+        results, found = await following.settle_and_follow(pairs, owner="a", lease=self.lease)
+        assert list(results) == [Settled()] * 4
+        assert [(_named(d), d.attempt, d.owner) for d in found] == [("a2", 1, "a")]
+        assert found[0].fence > max(fences)
+        assert await self.take(transport, owner="b") == (["b1", "c2"] if on_bury == "continue" else ["b1"])
+        results, again = await following.settle_and_follow([(found[0], Ack())], owner="a", lease=self.lease)
+        assert (list(results), [_named(d) for d in again]) == ([Settled()], ["a3"])
+        results, none = await following.settle_and_follow([(found[0], Ack())], owner="a", lease=self.lease)
+        assert ([type(result) for result in results], list(none)) == ([LeaseLost], [])
+
     async def test_heads_come_in_the_order_of_append(self, ordered: Transport) -> None:
         await self.send(ordered, "a1", "a2", "b1", "b2", "-1")
         order = []
@@ -84,6 +108,22 @@ class OrderSuite(Ground):
         assert await self.take(ordered, owner="b") == ["a1"]
         await self.settle(ordered, Ack(), self.held["a1"])
         assert await self.take(ordered) == ["a2"]
+
+    async def test_figures_tell_what_waits_behind_its_key(self, ordered: Transport) -> None:
+        self.needs(ordered, "delay")
+        await self.send(ordered, "a1", "a2", "a3", "b1")
+        assert await self.take(ordered) == ["a1", "b1"]
+        await self.settle(ordered, Requeue(self.lease, BOOM), self.held["a1"])
+        await self.settle(ordered, Ack(), self.held["b1"])
+        assert await self.take(ordered) == []
+        stats = await self.stats(ordered)
+        assert (stats.backlog, stats.waiting, stats.retrying, stats.in_flight) == (2, 2, 1, 0)
+        await self.elapse(self.lease * 1.1)
+        assert await self.take(ordered) == ["a1"]
+        await self.settle(ordered, Ack(), self.held["a1"])
+        assert await self.take(ordered) == ["a2"]
+        stats = await self.stats(ordered)
+        assert (stats.backlog, stats.waiting, stats.retrying) == (1, 1, 0)
 
     async def test_a_head_that_was_handed_back_is_the_head_again(self, ordered: Transport) -> None:
         await self.send(ordered, "a1", "a2")

@@ -207,9 +207,9 @@ class RoadSuite(Ground):
         sent = [self.sealed(key=f"k{number % 7}") for number in range(5_000)]
         results = await self.append(transport, *sent)
         assert {type(result) for result in results} == {Stored}
-        found = await self.claim(transport, limit=10_000)
-        assert ids(found) == [envelope.id_bytes for envelope in sent]
-        await self.settle(transport, Ack(), *found)
+        claimed = await transport.claim("receipts", owner="a", limit=10_000, lease=self.lease + 60)
+        assert ids(claimed.deliveries) == [envelope.id_bytes for envelope in sent]
+        await self.settle(transport, Ack(), *claimed.deliveries)
         assert await self.claim(transport) == []
 
     async def test_a_body_of_a_mebibyte_is_carried(self, transport: Transport) -> None:
