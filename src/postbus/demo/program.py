@@ -56,6 +56,7 @@ class DemoOptions:
         speed: seconds of the storm in one of ours; default whatever brings all four days into `seconds`.  Given
             together with `seconds`, only as much of the storm is played as fits.
         headless: lines of text instead of a screen; also when there is no terminal, or no rich.
+        dashboard: serve the dashboard beside the screen, and open it in a browser where there is one.
         url: the transport; default a SQLite file in a temporary folder.
         keep: go on after the storm until Ctrl-C, and keep the folder.
         json: print the ledger as JSON, and everything else to stderr.
@@ -69,6 +70,7 @@ class DemoOptions:
     seconds: float = 50.0
     speed: float | None = None
     headless: bool = False
+    dashboard: bool = True
     url: str | None = None
     keep: bool = False
     json: bool = False
@@ -119,7 +121,7 @@ def run(options: DemoOptions, *, out: TextIO | None = None, err: TextIO | None =
 async def _perform(options: DemoOptions, folder: Path, out: TextIO, err: TextIO) -> int:
     told = happenings(read_flights())
     pace = window(told, seconds=options.seconds, speed=options.speed)
-    async with _opened(options, folder) as (place, outside, bus, connection):
+    async with _opened(options, folder) as (place, outside, bus, connection), _pages(options, bus, out) as address:
         crew = Crew(folder, options.workers)
         watch = Watch(bus, Reader(place.records))
         announcer = Announcer(bus, connection, enlists=place.enlists)
@@ -134,7 +136,7 @@ async def _perform(options: DemoOptions, folder: Path, out: TextIO, err: TextIO)
                 outside=outside,
                 watch=watch,
                 show=view.show,
-                tries=lambda: _tries(folder, watch),
+                tries=lambda: _tries(folder, watch, address),
             )
             director = Director(
                 bus=bus,
@@ -254,10 +256,24 @@ def _report(options: DemoOptions, ledger: Ledger, broken: str | None, stage: Sta
             print("To try things on it, at leisure: postbus demo --keep", file=out)
 
 
-def _tries(folder: Path, watch: Watch) -> tuple[str, ...]:
+@asynccontextmanager
+async def _pages(options: DemoOptions, bus: Bus, out: TextIO) -> AsyncIterator[str | None]:
+    """The dashboard's address, where somebody watches and what it needs is installed."""
+    needs = ("starlette", "jinja2", "sse_starlette", "uvicorn")
+    watched = not options.headless and not options.json and out.isatty()
+    if not options.dashboard or not watched or not all(importlib.util.find_spec(name) for name in needs):
+        yield None
+        return
+    async with importlib.import_module("postbus.demo.pages").pages_of(bus, browse=True) as address:
+        yield address
+
+
+def _tries(folder: Path, watch: Watch, address: str | None) -> tuple[str, ...]:
     """Three things to do while it runs."""
     victim = next((member.pid for member in reversed(watch.roster.living())), None)
+    pages = () if address is None else (f"the dashboard is at {address}",)
     return (
+        *pages,
         f"three things to try in another terminal, after  . {folder}/env",
         "  postbus status --watch           the same figures from outside",
         f"  kill -9 {victim or 'PID'}".ljust(35) + "a worker dies, and nothing is lost",
