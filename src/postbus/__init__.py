@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from .delivery import DeadLetter, Failure, Reject, Snooze
     from .envelope import Envelope
     from .errors import (
+        AccessRefused,
         Closed,
         CodecError,
         ConfigError,
         ForkError,
         InvalidName,
         LeaseLost,
+        NotAccepted,
         PostbusError,
         PublishFailed,
         PublishUnknown,
@@ -36,14 +38,15 @@ if TYPE_CHECKING:
         UnknownSubscription,
     )
     from .event import RawEvent, event
-    from .inspection import Health, Stats
-    from .middleware import Next, Publishing, around_delivery, around_publish
+    from .inspection import Health, OutboxStats, Stats
+    from .middleware import Next, Publishing, around_delivery, around_publish, around_thread
     from .retry import Retry
     from .router import Handle, Router
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccessRefused",
     "Bus",
     "Clock",
     "Closed",
@@ -61,6 +64,8 @@ __all__ = [
     "InvalidName",
     "LeaseLost",
     "Next",
+    "NotAccepted",
+    "OutboxStats",
     "PostbusError",
     "PublishFailed",
     "PublishUnknown",
@@ -79,6 +84,7 @@ __all__ = [
     "UnknownSubscription",
     "around_delivery",
     "around_publish",
+    "around_thread",
     "event",
 ]
 
@@ -92,11 +98,12 @@ _ROOMS = MappingProxyType(
         "context": "Context DeliveryContext",
         "delivery": "DeadLetter Failure Reject Snooze",
         "envelope": "Envelope",
-        "errors": "Closed CodecError ConfigError ForkError InvalidName LeaseLost PostbusError PublishFailed "
-        "PublishUnknown TooLarge TransportBroken TransportError TransportFull UnknownEvent UnknownSubscription",
+        "errors": "AccessRefused Closed CodecError ConfigError ForkError InvalidName LeaseLost NotAccepted "
+        "PostbusError PublishFailed PublishUnknown TooLarge TransportBroken TransportError TransportFull UnknownEvent "
+        "UnknownSubscription",
         "event": "RawEvent event",
-        "inspection": "Health Stats",
-        "middleware": "Next Publishing around_delivery around_publish",
+        "inspection": "Health OutboxStats Stats",
+        "middleware": "Next Publishing around_delivery around_publish around_thread",
         "retry": "Retry",
         "router": "Handle Router",
     }

@@ -43,6 +43,7 @@ class Address:
         path: the path, unquoted; for `sqlite:///shop.db` it is `shop.db`, for `sqlite:////var/shop.db` `/var/shop.db`.
         options: the query's parameters.
         url: as it was given.  Holds secrets: never show it, show `str(address)`.
+        client: a client that somebody has made, whose settings say more than a URL; else None.
     """
 
     scheme: str
@@ -50,14 +51,17 @@ class Address:
     path: str
     options: Mapping[str, str]
     url: str
+    client: object = None
 
     @classmethod
-    def parse(cls, url: str) -> Address:
-        """Take a URL apart.
+    def parse(cls, url: str | Address) -> Address:
+        """Take a URL apart; an address stays what it is.
 
         Raises:
             ConfigError: when it is no URL, or names an option twice.
         """
+        if isinstance(url, Address):
+            return url
         if not isinstance(url, str) or ":" not in url:
             shown = repr(url) if isinstance(url, str) and "@" not in url else f"a {type(url).__name__}"
             raise ConfigError(

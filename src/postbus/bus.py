@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 from uuid import UUID
 
+from .adapters import transaction_of
 from .address import Address, Settings
 from .background import Background, worker_settings
 from .catalog import Catalog, Hook
@@ -23,37 +23,52 @@ from .envelope import Envelope
 from .environment import settings_from
 from .errors import ConfigError, PostbusError
 from .event import valid_name
-from .inspection import DeadLetters, Events, Health, Stats, Subscriptions, inspectable
-from .lifecycle import Lifecycle, refuse_loop
+from .explain import Explainer, Explanation
+from .given import given_by
+from .hold import OUTBOX
+from .inspection import Events, Health, Stats, Subscriptions, inspectable
+from .journal import Journal
+from .letters import DeadLetters
+from .lifecycle import refuse_loop
+from .lineage import Lineage, lineage_of
 from .local import Handlers
-from .middleware import AroundDelivery, AroundPublish, Middleware
+from .middleware import AroundPublish, Middleware
 from .observe import Counters, Observer
 from .options import NO_OPTIONS, Options, PublishOptions
+from .outbox import Outbox, opening
 from .publish import Publisher
+from .relay import Relay
+from .retries import Retries
 from .router import Handler, Router
 from .slots import Isolate
 from .subscription import Subscriber
+from .tally import Tally
 from .threads import Threads
 from .transaction import Transaction
 from .transport import SubscriptionSpec, Transport, WorkerInfo
+from .wishes import Wish, wish
 from .worker import Worker, WorkerSettings
 
 __all__ = ["Bus"]
 
-# Publishes that wait for nothing come at most 128 in a row: about what a worker beside them holds.
-_TURN = 127
+T = TypeVar("T")
+
+# Publishes that wait for nothing come at most 256 in a row: half a millisecond, and what a worker beside them holds.
+_TURN = 255
 
 
 class Bus(Router):
     """An event bus on one transport.  Declare on it, open it, publish; workers run its subscribers.
 
     Args:
-        url: picks the transport: `memory://`, `sqlite:///path`.
+        url: picks the transport: `memory://`, `sqlite:///path`, `redis://host`; or what a transport made of a client.
         namespace: prefixes what is stored, so that several environments share a server and nothing else.
         codec: 'msgpack', 'json', or your own `Codec`.
         outbox: URL of the database whose transactions publishes join, where the transport is another store.
-        transactions: where transactional subscribers get their transaction from.
-        middleware: made by `around_delivery` and `around_publish`; the first is outermost.
+        transactions: where transactional subscribers get their transaction from, when not from the transport's own
+            database: a `sessionmaker`, an `async_sessionmaker`, a pool of psycopg_pool or asyncpg, or a function that
+            returns a context manager around a connection or session.
+        middleware: made by `around_delivery`, `around_publish` and `around_thread`; the first is outermost.
         hooks: what is done to sealed envelopes and undone before they are opened, such as `Signing`.
         clock: what time it is, for tests.
         lease: seconds after which the work of a vanished worker is taken over.
@@ -65,14 +80,17 @@ class Bus(Router):
         require_subscription: publishing an event that no subscription takes raises.
         declare: opening declares this program's subscriptions; False leaves that to `setup()`.
         unknown_after: seconds for which an event unknown here is offered to others before it becomes a dead letter.
+        journal: write down what happens, for charts and `bus.journal`: a small write a second.
 
     Raises:
         ConfigError: for whatever would not work later, naming the value and what was expected.
     """
 
+    _observers: tuple[Observer, ...] = ()
+
     def __init__(
         self,
-        url: str = "memory://",
+        url: str | Address = "memory://",
         *,
         namespace: str = "postbus",
         codec: str | Codec = "msgpack",
@@ -90,15 +108,15 @@ class Bus(Router):
         require_subscription: bool = False,
         declare: bool = True,
         unknown_after: Span = 300,
+        journal: bool = True,
     ) -> None:
         super().__init__()
-        if outbox is not None or transactions is not None:
-            raise ConfigError("outbox= and transactions= need an SQL server's transport, which is not in this version")
-        middleware = _checked(middleware)
-        address = Address.parse(url)
-        settings = _settings(namespace, clock, retain, publish_timeout, max_size)
         self.counters = Counters()
-        self._life = Lifecycle(address, settings, declares=declare, specs=self._specs)
+        middleware = _checked(middleware)
+        address = self._address = Address.parse(url)
+        settings = _settings(namespace, clock, retain, publish_timeout, max_size)
+        self._life = opening(outbox, address, settings, declares=declare, specs=self._specs)
+        self._entrance = self._life.entrance
         self._catalog = Catalog(
             _codec(address.options.get("codec", codec)),  # memory://?codec=json, which need not serialise, was asked to
             max_size=max_size,
@@ -106,8 +124,7 @@ class Bus(Router):
             hooks=hooks,
         )
         self._local = Handlers(self._all_handlers, self._catalog, self.counters, self._contexts_of)
-        # The hottest call there is: one layer less is a quarter of its time.
-        self.__dict__["call_sync"] = self._local.call_sync
+        self.__dict__["call_sync"] = self._local.call_sync  # the hottest there is: one layer is a quarter of its time
         self._publisher = Publisher(
             self,
             catalog=self._catalog,
@@ -117,8 +134,11 @@ class Bus(Router):
             middleware=[m for m in middleware if isinstance(m, AroundPublish)],
             timeout=settings.publish_timeout,
             require_subscription=require_subscription,
+            relayed=outbox is not None,
         )
-        self._life.follow(self._publisher.bind)
+        self._entrance.follow(self._publisher.bind)
+        self._spots, self.tally = self._publisher.spots, Tally(settings.clock.time)
+        self.marks = self._given = given_by(transactions, namespace, self._publisher.followers, self._life.ready)
         self._background = Background(
             bus=self,
             life=self._life,
@@ -126,16 +146,29 @@ class Bus(Router):
             catalog=self._catalog,
             counters=self.counters,
             clock=settings.clock,
-            middleware=[m for m in middleware if isinstance(m, AroundDelivery)],
+            middleware=middleware,
             settings=worker_settings(concurrency=concurrency, lease=lease, grace=grace),
             unknown_after=seconds(unknown_after, "unknown_after"),
             followers=self._publisher.followers,
+            given=self._given,
+            tally=self.tally,
+            require_subscription=require_subscription,
         )
-        self._address = address
-        self._observers: tuple[Observer, ...] = ()
-        self.dead = DeadLetters(self._life.ready, self._catalog)
-        self.subscriptions = Subscriptions(self._life.ready)
+        self._open_books(settings.clock, on=bool(journal))
+
+    def _open_books(self, clock: Clock, *, on: bool) -> None:
+        """Everything that shows and mends what is stored."""
+        self.journal = Journal(self._life.ready, self.tally, self.counters, clock, on=on)
+        self._life.accompany(self.journal)
+        if self._life.transport.traits.shared:  # else nobody could look but a worker here, which adds up too
+            self.add_up()
+        elsewhere = {} if self._entrance is self._life else {OUTBOX: self._entrance.ready}
+        self.dead = DeadLetters(self._life.ready, self._catalog, self.journal, elsewhere, marks=self._given)
+        self.subscriptions = Subscriptions(self._life.ready, self.journal, elsewhere)
+        self.outbox = Outbox(self._entrance, self.dead, self.subscriptions, self._catalog) if elsewhere else None
         self.events = Events(self._life.ready, self._catalog)
+        self.retries = Retries(self._life.ready, self._catalog, self.journal)
+        self._explainer = Explainer(self._life.ready, self.events, self.journal, clock)
 
     @classmethod
     def from_env(cls, prefix: str = "POSTBUS_", environ: Mapping[str, str] | None = None, **defaults: Any) -> Bus:
@@ -183,7 +216,10 @@ class Bus(Router):
         Idempotent, and safe from several replicas at once.
         """
         async with self:
+            await self._life.ready()
             await self._life.declare(newest=True)
+            if self._given is not None:
+                await self._given.make()
 
     def _changed(self) -> None:
         super()._changed()
@@ -195,18 +231,7 @@ class Bus(Router):
 
     # -- publish
 
-    async def publish(
-        self,
-        event: object,
-        *,
-        key: object = None,
-        id: UUID | None = None,  # noqa: A002 - the word of the public API
-        headers: Mapping[str, str] | None = None,
-        delay: Span | None = None,
-        at: datetime | None = None,
-        expires: Span | datetime | None = None,
-        within: Any = None,
-    ) -> Envelope:
+    async def publish(self, event: object, **options: Unpack[PublishOptions]) -> Envelope:
         """Run the in-process handlers of an event, then store it for every subscription that takes it.
 
         When this returns, the event is stored at the transport's level of durability.  The first error of a handler is
@@ -217,8 +242,7 @@ class Bus(Router):
             key: the aggregate's id; default what the class's mark says.
             id: for a publish that may be repeated: the transport stores an id once.
             headers: text to travel with it.
-            delay: seconds before which no subscriber receives it.
-            at: the same as an aware datetime.
+            delay, at: seconds, or an aware datetime, before which no subscriber receives it.
             expires: seconds, or an aware datetime, after which it is no longer worth delivering: a dead letter then.
             within: a connection, session or `bus.transaction(...)`: handlers and storing happen in that transaction.
 
@@ -227,18 +251,17 @@ class Bus(Router):
             PublishFailed: nothing was stored; `TransportFull` when there is no room.
             PublishUnknown: it may have been stored; publishing again with the same `id` is safe.
         """
-        if not self._life.prompt:
-            await self._life.ready()
-        identified = key is not None or id is not None or headers is not None or within is not None
-        if identified or delay is not None or at is not None or expires is not None:
-            options = Options(key=key, id=id, headers=headers, delay=delay, at=at, expires=expires, within=within)
-        elif (envelope := self._publisher.on_the_spot(event)) is not None:
+        if not self._entrance.prompt:
+            await self._entrance.ready(options.get("within"))
+        if (
+            not options
+            and (on_the_spot := self._spots.get(type(event))) is not None
+            and (envelope := on_the_spot(event)) is not None
+        ):
             if not self.counters.published & _TURN:  # a loop that only publishes must let the event loop turn
                 await asyncio.sleep(0)
             return envelope
-        else:
-            options = NO_OPTIONS
-        return await self._publisher.publish(event, options)
+        return await self._publisher.publish(event, Options(**options) if options else NO_OPTIONS)
 
     async def publish_many(self, events: Iterable[object], **options: Unpack[PublishOptions]) -> list[Envelope]:
         """Publish several events as one batch for each topic; options as of `publish`.
@@ -247,7 +270,7 @@ class Bus(Router):
             PublishFailed, PublishUnknown: `results` says for each event whether it was stored.
         """
         batch = tuple(events)
-        await self._life.ready()
+        await self._entrance.ready(options.get("within"))
         return await self._publisher.publish_many(batch, Options(**options)) if batch else []
 
     def publish_sync(self, event: object, **options: Unpack[PublishOptions]) -> Envelope:
@@ -257,17 +280,17 @@ class Bus(Router):
             ConfigError: on a running event loop's thread, and when an `async def` handler would be reached.
         """
         refuse_loop("bus.publish_sync(...)", "await bus.publish(...)")
-        if not self._life.prompt:
-            self._life.ready_sync()
+        if not self._entrance.prompt:
+            self._entrance.ready_sync(options.get("within"))
         chosen = Options(**options) if options else NO_OPTIONS
-        return self._publisher.publish_sync((event,), chosen, self._life.run)[0]
+        return self._publisher.publish_sync((event,), chosen, self._entrance.run)[0]
 
     def publish_many_sync(self, events: Iterable[object], **options: Unpack[PublishOptions]) -> list[Envelope]:
         """As `publish_many`, on the caller's thread and connection."""
         refuse_loop("bus.publish_many_sync(...)", "await bus.publish_many(...)")
         batch = tuple(events)
-        self._life.ready_sync()
-        return self._publisher.publish_sync(batch, Options(**options), self._life.run) if batch else []
+        self._entrance.ready_sync(options.get("within"))
+        return self._publisher.publish_sync(batch, Options(**options), self._entrance.run) if batch else []
 
     # -- in-process only
 
@@ -297,8 +320,20 @@ class Bus(Router):
         """Begin and commit a transaction on a raw driver connection, with `with` or `async with`.
 
         `publish(..., within=tx)` stores in it, and after-commit handlers run when it has committed.
+
+        Args:
+            connection: of psycopg, asyncpg, sqlite3 or aiosqlite, or a Connection or AsyncConnection of SQLAlchemy,
+                with no transaction begun.
         """
-        return Transaction(connection, self._publisher.followers)
+        return Transaction(transaction_of(connection), self._publisher.followers, self.ensure_open)
+
+    def ensure_open(self) -> None:
+        """Open the bus for sync code, as its first publish would.
+
+        For before a transaction of yours begins, whose lock on SQLite would keep the bus from opening inside it.
+        """
+        if not self._entrance.prompt:
+            self._entrance.ready_sync()
 
     # -- background
 
@@ -323,6 +358,7 @@ class Bus(Router):
         Raises:
             ConfigError: when a name is unknown, or a subscriber cannot run here.
         """
+        self.add_up()
         return self._background.worker(
             only=only,
             exclude=exclude,
@@ -331,6 +367,16 @@ class Bus(Router):
             changes=settings,
             draining=draining,
         )
+
+    def make_relay(self, **settings: Any) -> Relay:
+        """Return a relay for this bus's outbox, not yet started; `settings` are fields of `RelaySettings`.
+
+        Workers have one of their own: this is for a process that does nothing else.
+
+        Raises:
+            ConfigError: when the bus has no outbox.
+        """
+        return self._background.relay(settings)
 
     def make_dispatch(self, name: str) -> Dispatch:
         """Return what runs the deliveries of one subscription, for a child process that has no worker of its own.
@@ -341,16 +387,21 @@ class Bus(Router):
         return self._background.dispatches(self._background.chosen([name], ()), Threads())[0]
 
     @asynccontextmanager
-    async def worker(self, **options: Any) -> AsyncIterator[Worker]:
-        """Run this program's subscribers beside the body, such as an HTTP server; options of `make_worker`."""
+    async def worker(self, *, relay: bool = True, **options: Any) -> AsyncIterator[Worker]:
+        """Run this program's subscribers beside the body, such as an HTTP server; options of `make_worker`.
+
+        A bus with an outbox relays beside its worker; `relay=False` leaves that to others.
+        """
         async with self:
             await self._life.ready()
             worker = self.make_worker(**options)
             await worker.start()
             try:
-                if not options.get("draining"):
-                    await self._background.warn_of_orphans(worker)
-                yield worker
+                async with self._background.beside(worker, relay=relay, heeds=self.journal.enabled):
+                    if not options.get("draining"):
+                        await self._background.warn_of_orphans(worker)
+                        await self._background.warn_of_the_server()
+                    yield worker
             finally:
                 await worker.stop(0.0 if worker.failure is not None else None)
 
@@ -385,11 +436,13 @@ class Bus(Router):
             store = inspectable(await self._life.ready())
             latency = await store.ping()
             stats = await self.stats()
+            outbox = None if self.outbox is None else await self.outbox.stats()
         except PostbusError as error:
             return Health(connected=False, error=str(error))
         return Health(
-            connected=True, latency=latency, backlog=stats.backlog, oldest_age=stats.oldest_age, dead=stats.dead
-        )
+            connected=True, latency=latency, backlog=stats.backlog, oldest_age=stats.oldest_age, dead=stats.dead,
+            outbox=outbox,
+        )  # fmt: skip
 
     async def stats(self) -> Stats:
         """How every durable subscription stands."""
@@ -400,10 +453,53 @@ class Bus(Router):
         """The workers that live, of every process that runs subscribers of this store."""
         return await inspectable(await self._life.ready()).workers()
 
+    async def tell_worker(self, owner: str, what: Wish) -> None:
+        """Ask one of `workers()` to be 'quiet' (claim nothing more), to 'resume' or to 'stop'; it hears in a second.
+
+        A worker that is stopped so ends as at a shutdown, and `postbus worker` starts none in its place.  One whose
+        journal is off hears nothing.
+        """
+        await wish(await self._life.ready(), self.tally.now(), owner, what)
+        await self.journal.note(f"worker.{what}", owner)
+
+    async def ping(self) -> float:
+        """Seconds for one round trip to the transport.
+
+        Raises:
+            TransportError: when it cannot be reached; with an outbox, a bus that is open publishes nevertheless.
+        """
+        return await inspectable(await self._life.ready()).ping()
+
+    def run_sync(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of this bus, such as `bus.stats()`, for a caller without an event loop.
+
+        Raises:
+            ConfigError: on a running event loop's thread.
+        """
+        try:
+            refuse_loop("bus.run_sync(...)", "await")
+            self._life.ready_sync()
+        except BaseException:
+            work.close()
+            raise
+        return self._life.run(work)
+
+    def add_up(self) -> None:
+        """Add up in `tally` what is published here, from now on; where processes share a transport it always is."""
+        self._publisher.add_up(self.tally)
+
+    async def explain(self, event_id: UUID) -> Explanation:
+        """Say in words how every subscription stands with an event, and why it runs or does not."""
+        return await self._explainer.explain(event_id)
+
+    async def lineage(self, event_id: UUID) -> Lineage:
+        """The first event of its chain and all that followed from it, as far as they are still stored."""
+        return await lineage_of(self.events, event_id)
+
     def observe(self, observer: Observer) -> None:
         """Call `observer(fact)` for what happens in this process; it must be quick, and must not raise."""
         self._observers = (*self._observers, observer)
-        self._publisher.observers = self._observers
+        self._publisher.show(self._observers)
 
     @property
     def transport(self) -> Transport:
@@ -466,6 +562,9 @@ def _whole(value: int, what: str, least: int) -> int:
 
 def _checked(middleware: Sequence[Middleware]) -> tuple[Middleware, ...]:
     for one in middleware:
-        if not isinstance(one, AroundDelivery | AroundPublish):
-            raise ConfigError(f"middleware {one!r} is not marked: decorate it with @around_delivery or @around_publish")
+        if not isinstance(one, Middleware):
+            raise ConfigError(
+                f"middleware {one!r} is not marked: decorate it with @around_delivery, @around_publish or "
+                f"@around_thread"
+            )
     return tuple(middleware)

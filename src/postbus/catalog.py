@@ -15,9 +15,9 @@ from uuid import UUID
 import msgspec
 
 from .codec import Codec, codec_for
-from .envelope import OBJECT, Envelope, checked_headers, new_id, new_uuid
+from .envelope import CAUSATION, CORRELATION, OBJECT, Envelope, checked_headers, new_id, new_uuid
 from .errors import CodecError, ConfigError, InvalidName, TooLarge, UnknownEvent
-from .event import RawEvent, key_text, mark_if_any, mark_of, topic_of, valid_name
+from .event import KEY_BYTES, EventMark, RawEvent, key_text, mark_if_any, mark_of, partition_of, topic_of, valid_name
 from .models import cause, reason
 
 __all__ = ["Catalog", "Entry", "Hook", "Upcaster"]
@@ -53,6 +53,7 @@ class Entry(msgspec.Struct, frozen=True):
     topic: str
     key: Callable[[Any], object] | None
     version: int
+    partitions: int = 1
 
 
 class Catalog:
@@ -80,23 +81,30 @@ class Catalog:
         self._readers: dict[str, Codec] = {codec.content_type: codec}
         self._entries: dict[type[Any], Entry] = {}
         self._by_name: dict[str, Entry] = {}
+        self._partitions: dict[str, tuple[int, type[Any]]] = {}
         self._upcasters: dict[tuple[str, int], Upcaster] = {}
         self._lock = threading.Lock()  # for writers; readers need none, for entries are never changed
 
     # -- what is known
+
+    @property
+    def content_type(self) -> str:
+        """What encoded events are published as."""
+        return self._codec.content_type
 
     def add(self, event_type: type[Any]) -> Entry:
         """Take an event class in; again is fine.
 
         Raises:
             UnknownEvent: when it is not marked.
-            ConfigError: when another class has its name.
+            ConfigError: when another class has its name, or other partitions for its topic.
         """
         mark = mark_of(event_type)
         with self._lock:
             known = self._by_name.get(mark.name)
             if known is None:
-                known = Entry(event_type, mark.name, mark.topic, mark.key, mark.version)
+                self._check_partitions(event_type, mark)
+                known = Entry(event_type, mark.name, mark.topic, mark.key, mark.version, mark.partitions)
                 self._by_name[mark.name] = known
                 self._entries[event_type] = known
         if known.event_type is not event_type:
@@ -105,6 +113,15 @@ class Catalog:
                 f"give one of them another name, or use one class in both places"
             )
         return known
+
+    def _check_partitions(self, event_type: type[Any], mark: EventMark) -> None:
+        """One key of a topic has one place, whatever its events are called."""
+        partitions, known = self._partitions.setdefault(mark.topic, (mark.partitions, event_type))
+        if partitions != mark.partitions:
+            raise ConfigError(
+                f"topic {mark.topic!r} has partitions={partitions} by {_path(known)}, and partitions="
+                f"{mark.partitions} by {_path(event_type)}: give all events of a topic the same"
+            )
 
     def entry_of(self, event_type: type[Any]) -> Entry:
         """Return what is known of a class, taking it in when it is new; raises as `add` does."""
@@ -163,8 +180,9 @@ class Catalog:
         except InvalidName as error:
             error.add_note(f"the key of event {entry.name!r}")
             raise
+        id_bytes = new_id() if id is None else _id_bytes(id)
         envelope = Envelope(
-            new_id() if id is None else _id_bytes(id),
+            id_bytes,
             entry.name,
             entry.topic,
             text,
@@ -174,6 +192,7 @@ class Catalog:
             b"" if self.objects else self._encode(event),
             expires_micros,
             None if headers is None else checked_headers(headers),
+            None if entry.partitions == 1 else partition_of(entry.partitions, text, id_bytes),
         )
         if self.objects:
             return envelope
@@ -186,14 +205,14 @@ class Catalog:
             )
         return envelope
 
-    def sealer(self, event_type: type[Any]) -> Callable[[Any, int], Envelope] | None:
-        """Return what seals events of one class, given event and microseconds; None where `seal` must look.
+    def sealer(self, event_type: type[Any]) -> Callable[[Any, int], Envelope]:
+        """Return what seals events of one class, given event and microseconds: the same as `seal`.
 
-        For a transport that passes objects: the same as `seal`, with all that is known of the class taken beforehand.
+        Where objects are passed, with all that is known of the class taken beforehand.
         """
-        if not self.objects:
-            return None
         entry = self.entry_of(event_type)
+        if not self.objects or entry.partitions > 1:
+            return lambda event, micros: self.seal(event, micros=micros)
         name, topic, key, version, form = entry.name, entry.topic, entry.key, entry.version, self._format
         fresh = new_uuid
 
@@ -201,14 +220,19 @@ class Catalog:
             return Envelope(fresh().bytes, name, topic, None, micros, version, form, b"", None, None)
 
         def keyed(event: object, micros: int) -> Envelope:
-            try:
-                text = key_text(key(event)) if key is not None else None
-            except InvalidName as error:
-                error.add_note(f"the key of event {name!r}")
-                raise
+            text = of(event)
+            if type(text) is not str or not (0 < len(text) <= KEY_BYTES and text.isascii() and "\0" not in text):
+                try:  # what nearly no key needs
+                    text = key_text(text)
+                except InvalidName as error:
+                    error.add_note(f"the key of event {name!r}")
+                    raise
             return Envelope(fresh().bytes, name, topic, text, micros, version, form, b"", None, None)
 
-        return keyless if key is None else keyed
+        if key is None:
+            return keyless
+        of = key
+        return keyed
 
     def sealed(self, envelope: Envelope, event: object) -> Envelope:
         """Return an envelope with the bytes of its event: what a transport that passes objects needs for dead letters.
@@ -223,6 +247,34 @@ class Catalog:
         body = self._encode(event)
         return self._hooked(msgspec.structs.replace(envelope, format=self._codec.content_type, body=body))
 
+    def amended(self, envelope: Envelope, payload: object) -> Envelope:
+        """Return an envelope with another payload and an id of its own, which names the old one as its cause.
+
+        Its time is the old one's, for that is when it happened; it expires no more, for somebody wants it.
+
+        Raises:
+            CodecError: when it cannot be encoded, or this program's class of that name and version would not take it.
+            TooLarge: when its bytes are over the limit.
+        """
+        headers = {**envelope.headers, CAUSATION: str(envelope.id)}
+        headers.setdefault(CORRELATION, str(envelope.id))
+        body = self._encode(RawEvent(envelope.name, payload))
+        made = msgspec.structs.replace(
+            envelope,
+            id_bytes=new_id(),
+            format=self._codec.content_type,
+            body=body,
+            expires_micros=None,
+            header_map=headers,
+        )
+        known = self._by_name.get(envelope.name)
+        if known is not None and known.version == envelope.version:
+            self._codec.decode(body, known.event_type)
+        sealed = self._hooked(made)
+        if len(sealed.body) > self._max_size:
+            raise TooLarge(f"event {envelope.name!r} is {len(sealed.body):,} bytes, over max_size={self._max_size:,}")
+        return sealed
+
     def _hooked(self, envelope: Envelope) -> Envelope:
         for hook in self._hooks:
             envelope = hook.seal(envelope)
@@ -232,8 +284,10 @@ class Catalog:
         """An event without a class goes where its class would, and counts as the version this program knows."""
         known = self._by_name.get(event.name)
         if known is None:
-            return Entry(RawEvent, event.name, topic_of(event.name), _raw_key, 1)
-        return Entry(RawEvent, known.name, known.topic, _raw_key, known.version)
+            topic = topic_of(event.name)
+            partitions, _ = self._partitions.get(topic, (1, None))
+            return Entry(RawEvent, event.name, topic, _raw_key, 1, partitions)
+        return Entry(RawEvent, known.name, known.topic, _raw_key, known.version, known.partitions)
 
     # -- open
 

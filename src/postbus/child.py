@@ -36,6 +36,7 @@ class Child:
     says: dict[str, Any] = field(default_factory=dict)
     failed: str | None = None
     fatal: bool = False
+    retired: bool = False  # an operator stopped it for good
     kill_at: float | None = None  # set when it was told to stop
     killed: bool = False
     heard: bytes = b""
@@ -74,6 +75,7 @@ class Child:
         self.grace = float(report.get("grace", self.grace))
         self.failed = report.get("failed", self.failed)
         self.fatal = self.fatal or bool(report.get("fatal"))
+        self.retired = self.retired or bool(report.get("retired"))
 
     @property
     def ending(self) -> str:
@@ -89,7 +91,7 @@ class Child:
             "starting": not self.ready and not self.again,
             "failed": self.failed,
             "heard_ago": round(time.monotonic() - self.heard_at, 3),
-            **{name: value for name, value in self.says.items() if name not in ("ready", "failed", "fatal")},
+            **{name: value for name, value in self.says.items() if name not in ("ready", "failed", "fatal", "retired")},
         }
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from .delivery import Delivery
+from .dice import dice
 from .errors import TransportBroken, TransportError, UnknownSubscription
 from .lanes import Lane
 from .observe import Counters, log
@@ -63,6 +63,8 @@ class Claims:
 
     def start(self) -> None:
         """Begin to listen, and look for work at once."""
+        if not self._lanes:  # a worker that only relays: a bell that is rung for nobody would never rest
+            return
         self._spawn(self._listen())
         self._spawn(self._poll())
         for lane in self._lanes.values():
@@ -140,7 +142,7 @@ class Claims:
     async def _claim(self, lane: Lane, room: int) -> None:
         try:
             if lane.backoff:
-                await asyncio.sleep(lane.backoff * random.uniform(0.8, 1.2))
+                await asyncio.sleep(lane.backoff * dice.uniform(0.8, 1.2))
             began = time.monotonic()
             lane.rung, lane.finished, lane.claimed_at = False, 0, began
             claimed = await self._try_claim(lane, room, alone=False)

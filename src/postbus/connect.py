@@ -18,14 +18,18 @@ SCHEMES = MappingProxyType(
         "postgres": ("postbus.transports.postgres", "postgres"),
         "postgresql": ("postbus.transports.postgres", "postgres"),
         "redis": ("postbus.transports.redis", "redis"),
+        "redis+cluster": ("postbus.transports.redis", "redis"),
+        "redis+sentinel": ("postbus.transports.redis", "redis"),
         "rediss": ("postbus.transports.redis", "redis"),
+        "rediss+cluster": ("postbus.transports.redis", "redis"),
+        "rediss+sentinel": ("postbus.transports.redis", "redis"),
         "sqlite": ("postbus.transports.sqlite", None),
         "unix": ("postbus.transports.redis", "redis"),
     }
 )
 
 
-def connect(url: str, settings: Settings) -> Transport:
+def connect(url: str | Address, settings: Settings) -> Transport:
     """Return the transport that `url` names, not yet open.
 
     Raises:

@@ -39,23 +39,54 @@ class Courier:
         self._transport = transport
         self._timeout = timeout
         self._waiting: list[_Parcel] = []
+        self._busy = False  # a batch gathers or is under way
+        self._alone = False  # one caller gathers, and nobody has joined him
+        self._quiet = False  # the last batch was of one caller
         self._carrying: asyncio.Task[None] | None = None
 
     async def send(self, items: Sequence[Outgoing]) -> Sequence[Append]:
-        """Append `items`, within the timeout.  Cancelled before it left, nothing is stored."""
+        """Append `items`, within the timeout.  Cancelled before it left, nothing is stored.
+
+        Whoever is alone carries his batch by himself, and after one that was alone does not even wait for others: a
+        task, an answer through a future and a look at who else publishes would cost a turn of the loop each.
+        """
         parcel = _Parcel(items, self.loop.create_future(), time.monotonic())
         self._waiting.append(parcel)
-        if self._carrying is None:
-            self._carrying = self.loop.create_task(self._carry())
+        if self._busy:
+            if self._alone:
+                self._start()
+            return await parcel.done
+        self._busy = self._alone = True
+        try:
+            if not self._quiet:
+                await asyncio.sleep(0)
+            if self._alone:
+                self._alone = False
+                self._waiting.remove(parcel)
+                return await self._ask(items, parcel.arrived)
+        except asyncio.CancelledError:
+            parcel.done.cancel()  # if somebody else carries it, it is left out
+            raise
+        finally:
+            if self._carrying is None:
+                self._quiet = not self._waiting
+                self._start()
         return await parcel.done
 
+    def _start(self) -> None:
+        self._alone = False
+        self._busy = bool(self._waiting)
+        if self._busy:
+            self._carrying = self.loop.create_task(self._carry())
+
     async def _carry(self) -> None:
-        """A new task starts in the next loop turn, so everybody who publishes in this one is in the first batch."""
         try:
             while batch := self._next_batch():
                 await self._deliver(batch)
+                self._quiet = len(batch) == 1
+                await asyncio.sleep(0)  # those who were answered may publish again: they are in the next batch
         finally:
-            self._carrying = None
+            self._busy, self._carrying = False, None
             if self._waiting:  # only after an error that is no answer of the transport's
                 self._give_up()
 
@@ -72,21 +103,24 @@ class Courier:
 
     async def _deliver(self, batch: list[_Parcel]) -> None:
         items = batch[0].items if len(batch) == 1 else [item for parcel in batch for item in parcel.items]
-        left = batch[0].arrived + self._timeout - time.monotonic()
-        if left <= 0:
-            _answer(batch, [Refused(PublishFailed(f"not published within {self._timeout:g} s")) for _ in items])
-            return
         try:
-            async with asyncio.timeout(left + _SLACK):
-                _answer(batch, await self._transport.append(items))
-        except TimeoutError:  # it answers in time by its own contract; should it not, no caller hangs
-            log.error("the transport did not answer an append within %g s", self._timeout)
-            text = f"no answer within {self._timeout:g} s: it may be stored; publish again with the same id"
-            _answer(batch, [Unknown(PublishUnknown(text)) for _ in items])
+            _answer(batch, await self._ask(items, batch[0].arrived))
         except PostbusError as error:
             _fail(batch, error)
         finally:
             _fail(batch, PublishUnknown("the append was broken off: it may be stored; publish again with the same id"))
+
+    async def _ask(self, items: Sequence[Outgoing], arrived: float) -> Sequence[Append]:
+        left = arrived + self._timeout - time.monotonic()
+        if left <= 0:
+            return [Refused(PublishFailed(f"not published within {self._timeout:g} s"))] * len(items)
+        try:
+            async with asyncio.timeout(left + _SLACK):
+                return await self._transport.append(items)
+        except TimeoutError:  # it answers in time by its own contract; should it not, no caller hangs
+            log.error("the transport did not answer an append within %g s", self._timeout)
+            text = f"no answer within {self._timeout:g} s: it may be stored; publish again with the same id"
+            return [Unknown(PublishUnknown(text))] * len(items)
 
     def _give_up(self) -> None:
         waiting, self._waiting = self._waiting, []

@@ -126,7 +126,8 @@ class DeadLetter(msgspec.Struct, frozen=True):
     """A buried delivery: its original envelope, and why.
 
     Attributes:
-        id: the dead letter's own id, the same each time it is listed.
+        id: the dead letter's own id, the same each time it is listed; what dies again after a replay has a new one, so
+            that whoever acts on an older list acts on nothing else.
         envelope: with the original bytes and headers.
         subscription: the one that buried it, and the only one a replay reaches.
         attempts: how many were spent.

@@ -8,6 +8,7 @@ import types
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -20,11 +21,12 @@ from .envelope import OBJECT
 from .errors import CodecError, LeaseLost, TooLarge, UnknownEvent
 from .event import RawEvent
 from .failure import Redact, describe, one_line, redacted
-from .middleware import AroundDelivery, wrapped
+from .middleware import AroundDelivery, AroundThread, Middleware, called_within, wrapped
+from .observe import log
 from .subscription import Subscriber
 from .threads import Threads
 
-__all__ = ["ACK", "RELEASE", "AlreadyDone", "Dispatch", "Done", "Run", "Transactions"]
+__all__ = ["ACK", "RELEASE", "AlreadyDone", "Dispatch", "Done", "NotBegun", "Run", "Transactions"]
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -40,15 +42,33 @@ class AlreadyDone(Exception):
     """The effects of this delivery were committed before; nothing is left to do."""
 
 
+class NotBegun(Exception):
+    """The subscriber was not run, for there was no transaction to be had: the event has no part in that."""
+
+
 class Transactions(Protocol):
-    """Where a transactional subscriber gets its transaction; see `inbox`.
+    """Where a transactional subscriber gets its transaction; see `inbox` and `given`.
 
     Entering marks the delivery as done, leaving without an error commits that together with what the body wrote.
 
     Raises on entering:
         AlreadyDone: when it was done before.
-        LeaseLost: when the delivery is no longer this worker's.
+        NotBegun: when the database is away, or another run of the same is under way there.
+        LeaseLost: when the delivery is no longer this worker's; on leaving too.
     """
+
+    @property
+    def settles(self) -> bool:
+        """Whether the delivery is settled by that commit, and not to be settled again."""
+        ...
+
+    async def prepare(self, subscription: str) -> None:
+        """Called before each run."""
+        ...
+
+    def conflicted(self, error: BaseException) -> bool:
+        """Whether the transaction failed for meeting another one, so that the same may well succeed now."""
+        ...
 
     def inside(self, delivery: Delivery) -> AbstractContextManager[Any]:
         """For a subscriber in a thread."""
@@ -62,6 +82,12 @@ class Transactions(Protocol):
 # An unknown event is offered again this often, until `unknown_after` has passed.
 _UNKNOWN_WAIT = 5.0
 _UNKNOWN_KNOWN = 10_000
+# One that found no transaction is offered again after this, and up to twice as long: no attempt is spent.
+_UNBEGUN_WAIT = 1.0
+# Seconds between two warnings of that, however many deliveries meet it.
+_UNBEGUN_TOLD = 10.0
+# What a first step gives when it was the last.
+_ENDED = object()
 
 
 class Run:
@@ -96,7 +122,7 @@ class Dispatch:
         *,
         catalog: Catalog,
         bus: Publishes,
-        middleware: Sequence[AroundDelivery],
+        middleware: Sequence[Middleware],
         clock: Clock,
         luck: Callable[[], float],
         threads: Threads,
@@ -111,7 +137,8 @@ class Dispatch:
         self._attempts = subscriber.retry.attempts
         self._catalog = catalog
         self._bus = bus
-        self._around = tuple(middleware)
+        self._around = tuple(m for m in middleware if isinstance(m, AroundDelivery))
+        self._around_thread = tuple(m for m in middleware if isinstance(m, AroundThread))
         self._clock = clock
         self._luck = luck
         self._threads = threads
@@ -121,6 +148,7 @@ class Dispatch:
         # Classes whose objects reach the subscriber as they are, where the transport passes objects.
         self._passed = frozenset(subscriber.interest.types.values())
         self._transactions = transactions if subscriber.transactional else None
+        self._told = float("-inf")
         self._succeeded: Outcome | Done = ACK if self._transactions is None else DONE
         self._simple = self._in_loop and not (self._wants_context or self._around or self._transactions)
 
@@ -135,7 +163,7 @@ class Dispatch:
             early = self._early(delivery)
             if early is not None:
                 return early
-        if event is None or type(event) not in self._passed:
+        if type(event) not in self._passed:
             try:
                 event = self._open(delivery)
             except UnknownEvent as error:
@@ -145,11 +173,12 @@ class Dispatch:
         inside = copy_context()
         try:
             coroutine = self._fn(event) if self._simple else self._steps(run, event)
-            run.waiting = inside.run(coroutine.send, None)
-        except StopIteration:
-            return self._succeeded
+            # `next` with a default knows an end without an exception, which would cost as much as the rest of this.
+            run.waiting = inside.run(next, coroutine.__await__(), _ENDED)
         except BaseException as error:  # noqa: BLE001 - the boundary: whatever it raises is one failed attempt
             return self._judge(error, delivery, None)
+        if run.waiting is _ENDED:
+            return self._succeeded
         run.coroutine, run.inside = coroutine, inside
         return None
 
@@ -169,11 +198,21 @@ class Dispatch:
     async def _steps(self, run: Run, event: object) -> None:
         assert run.delivery is not None  # noqa: S101 - set by start
         context = DeliveryContext(run.delivery, run.deadline, self._bus)
-        if self._transactions is not None and self._in_loop:
-            async with self._transactions.inside_async(run.delivery) as context.tx:
-                await self._surrounded(run, event, context)
-        else:
+        if self._transactions is not None:
+            await self._transactions.prepare(self.subscriber.name)
+            self._succeeded = DONE if self._transactions.settles else ACK
+        if self._transactions is None or not self._in_loop:
             await self._surrounded(run, event, context)
+            return
+        for last in (False, True):
+            try:
+                async with self._transactions.inside_async(run.delivery) as context.tx:
+                    await self._surrounded(run, event, context)
+            except Exception as error:
+                if last or not self._transactions.conflicted(error):
+                    raise
+            else:
+                return
 
     async def _surrounded(self, run: Run, event: object, context: DeliveryContext) -> None:
         if self._around:
@@ -184,13 +223,16 @@ class Dispatch:
     async def _call(self, run: Run, event: object, context: DeliveryContext) -> None:
         arguments = (event, context) if self._wants_context else (event,)
         if self._in_loop:
-            await self._fn(*arguments)
+            await self._fn(*self._joined_by(context, arguments))
             return
         inside = copy_context()
         if self._transactions is None:
-            run.thread = self._threads.run(lambda: inside.run(self._fn, *arguments))
+            work = partial(self._fn, *arguments)
         else:
-            run.thread = self._threads.run(lambda: inside.run(self._transact, context, arguments))
+            work = partial(self._transact, context, arguments)
+        if self._around_thread:
+            work = partial(called_within, self._around_thread, work)
+        run.thread = self._threads.run(lambda: inside.run(work))
         result = await asyncio.shield(run.thread)  # cancelling the wait must not pretend that the thread has ended
         if inspect.isawaitable(result):
             await result
@@ -198,11 +240,24 @@ class Dispatch:
     def _transact(self, context: DeliveryContext, arguments: tuple[object, ...]) -> None:
         """In the subscriber's thread: a transaction never crosses threads."""
         assert self._transactions is not None  # noqa: S101 - asked for by _call
-        with self._transactions.inside(context.delivery) as context.tx:
-            if inspect.isawaitable(self._fn(*arguments)):
-                raise TypeError(
-                    f"{self.subscriber.label} is transactional and returned an awaitable: make it `async def`"
-                )
+        for last in (False, True):
+            try:
+                with self._transactions.inside(context.delivery) as context.tx:
+                    self._call_here(self._joined_by(context, arguments))
+            except Exception as error:
+                if last or not self._transactions.conflicted(error):
+                    raise
+            else:
+                return
+
+    def _joined_by(self, context: DeliveryContext, arguments: tuple[object, ...]) -> tuple[object, ...]:
+        """With the transaction, where the subscriber asks for it by a parameter's annotation."""
+        wanted = self.subscriber.signature.tx_type
+        return arguments if wanted is None else (*arguments, context.tx_as(wanted))
+
+    def _call_here(self, arguments: tuple[object, ...]) -> None:
+        if inspect.isawaitable(self._fn(*arguments)):
+            raise TypeError(f"{self.subscriber.label} is transactional and returned an awaitable: make it `async def`")
 
     # -- before
 
@@ -245,9 +300,11 @@ class Dispatch:
 
     def _judge(self, error: BaseException, delivery: Delivery, cause: str | None) -> Outcome | Done:
         if isinstance(error, AlreadyDone):
-            return DONE
+            return self._succeeded
         if isinstance(error, LeaseLost) and self._transactions is not None:
             return ACK  # refused like any late settle, and counted there
+        if isinstance(error, NotBegun) and cause in (None, "timeout"):
+            return self._unbegun(error, delivery)
         match cause:
             case "closed":  # the loop is being torn down: not ours to answer
                 raise error
@@ -258,6 +315,13 @@ class Dispatch:
             case _:
                 pass
         return self.subscriber.retry.judge(error, attempt=delivery.attempt, luck=self._luck(), redact=self._redact)
+
+    def _unbegun(self, error: NotBegun, delivery: Delivery) -> Outcome:
+        now = self._clock.monotonic()
+        if now - self._told >= _UNBEGUN_TOLD:
+            self._told = now
+            log.warning("%s waits, with no attempt spent: %s", self.subscriber.label, error)
+        return Requeue(_UNBEGUN_WAIT * (1 + self._luck()), suspect=delivery.suspect)
 
 
 @types.coroutine

@@ -5,52 +5,27 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Literal, Protocol, runtime_checkable
 
 from .bus import Bus
 from .errors import PostbusError
+from .finding import Examinable, Finding
+from .hold import OUTBOX
 from .inspection import Health, Stats, inspectable
+from .outbox import Outbox
 from .subscription import Subscriber
 from .transport import SubscriptionInfo, Traits, WorkerInfo
 
-__all__ = ["Diagnosed", "Finding", "examine"]
-
-_Level = Literal["ok", "note", "warning", "error"]
+__all__ = ["examine"]
 
 # Orchestrators wait 30 s by default between SIGTERM and SIGKILL.
 _KILL_AFTER = 30.0
 _SLOW = 0.25
 _OLD = 3600.0
+_LATE_RELAY = 60.0
 _SKEW = 5.0
 _TURNS, _TURN, _LATE = 20, 0.001, 0.05
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        level: 'ok', 'note' (worth knowing), 'warning' (may lose or delay events) or 'error' (does).
-        what: what was looked at, in a word or two.
-        text: what was found.
-        advice: the next step, where there is one.
-    """
-
-    level: _Level
-    what: str
-    text: str
-    advice: str = ""
-
-
-@runtime_checkable
-class Diagnosed(Protocol):
-    """A transport that knows more about its server than the contract says."""
-
-    async def findings(self) -> Sequence[tuple[_Level, str, str, str]]:
-        """The fields of `Finding`, for each setting that was looked at."""
-        ...
 
 
 async def examine(bus: Bus) -> list[Finding]:
@@ -58,6 +33,8 @@ async def examine(bus: Bus) -> list[Finding]:
     found = [*_program(bus), _traits(bus.transport.traits)]
     try:
         async with bus.opened(declare=False):
+            if bus.outbox is not None:
+                found += await _outbox(bus, bus.outbox)
             found += await _store(bus)
     except PostbusError as error:
         found.append(_error("connection", f"{bus!r} cannot be opened: {error}"))
@@ -130,9 +107,34 @@ async def _store(bus: Bus) -> list[Finding]:
     infos = {info.name: info for info in await store.subscriptions()}
     workers = await store.workers()
     found = [_answers(bus, health), *_declared(bus, infos), *_standing(stats), *_workers(workers)]
-    if isinstance(bus.transport, Diagnosed):
-        found += [Finding(level=f[0], what=f[1], text=f[2], advice=f[3]) for f in await bus.transport.findings()]
+    if isinstance(bus.transport, Examinable):
+        found += await bus.transport.examine()
     return [*found, await _loop()]
+
+
+async def _outbox(bus: Bus, outbox: Outbox) -> list[Finding]:
+    traits = outbox.transport.traits
+    found = [] if traits.durable == "disk" else [_traits(traits)]
+    stands = await outbox.stats()
+    waits = f"{stands.pending:,} wait" + (f", the oldest for {stands.oldest_age:.0f} s" if stands.oldest_age else "")
+    if stands.paused:
+        found.append(_warning("outbox", f"is paused, {waits}", f"postbus subs resume {OUTBOX}"))
+    elif stands.trouble:
+        found.append(_error("outbox", f"{waits}: {stands.trouble}", "relays go on as soon as that is mended"))
+    elif not stands.relays and stands.pending:
+        found.append(_error("outbox", f"{waits}, and no relay runs", "postbus worker, or postbus relay"))
+    elif not stands.relays:
+        found.append(_note("outbox", "no relay runs", "postbus worker, or postbus relay"))
+    elif (stands.oldest_age or 0.0) > _LATE_RELAY:
+        found.append(_warning("outbox", f"{waits}", "is the transport slow, or full?"))
+    else:
+        found.append(_ok("outbox", f"{waits}; {len(stands.relays)} relays"))
+    if stands.dead:
+        advice = f"postbus dead list --sub {OUTBOX}; replay or discard them"
+        found.append(_warning("outbox", f"{stands.dead:,} dead letters: {bus!r} does not take them", advice))
+    if isinstance(outbox.transport, Examinable):
+        found += [replace(one, what=f"outbox: {one.what}") for one in await outbox.transport.examine()]
+    return found
 
 
 def _answers(bus: Bus, health: Health) -> Finding:
@@ -179,6 +181,12 @@ def _standing(stats: Stats) -> Iterator[Finding]:
             hours = one.oldest_age / 3600
             yield _warning(
                 what, f"the oldest of {one.backlog:,} has waited for {hours:.1f} h", "more workers, or more concurrency"
+            )
+        if one.trimmed:
+            yield _error(
+                what,
+                f"{one.trimmed:,} events were removed from the server by somebody else before it was done with them",
+                "no XTRIM, XDEL, MAXLEN or eviction on what postbus keeps",
             )
         if one.dead:
             yield _warning(what, f"{one.dead:,} dead letters", "postbus dead list; replay or discard them")

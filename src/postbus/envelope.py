@@ -24,8 +24,10 @@ __all__ = [
     "OBJECT",
     "Envelope",
     "checked_headers",
+    "micros_of",
     "new_id",
     "new_uuid",
+    "split_log",
 ]
 
 # The CloudEvents "correlation" extension's names: https://github.com/cloudevents/spec/blob/main/cloudevents/extensions
@@ -37,9 +39,12 @@ OBJECT = "application/vnd.postbus.object"
 
 # Added to, and not divided down to seconds: a float has too few digits for microseconds in the far future.
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICRO = timedelta(microseconds=1)
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _HEADER_VALUE = 8192
 _HEADERS = 64
+# Between a topic and the number of one of its logs: no name holds it.
+_NUMBERED = "#"
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False, kw_only=False):
@@ -48,7 +53,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False, kw_only=False):
     Attributes:
         id_bytes: the event's id as 16 bytes; `id` is the same as a `uuid.UUID` (version 7 unless the caller gave one).
         name: the wire name.
-        topic: the log it is appended to.
+        topic: what it is appended to.
         key: the aggregate's id, or None.
         micros: when it was published, in microseconds since 1970 UTC; `time` is the same as an aware datetime.
         version: the version of the event's class.
@@ -56,6 +61,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False, kw_only=False):
         body: the encoded event; empty where `format` is `OBJECT`.
         expires_micros: when it stops being worth delivering, or None; `expires_at` is the same as an aware datetime.
         header_map: user and tracing headers, or None; `headers` is the same, never None.
+        partition: which of its topic's logs, counted from 0; None where the topic is one log.
     """
 
     id_bytes: bytes
@@ -68,6 +74,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False, kw_only=False):
     body: bytes
     expires_micros: int | None = None
     header_map: dict[str, str] | None = None
+    partition: int | None = None
 
     @property
     def id(self) -> UUID:
@@ -90,6 +97,11 @@ class Envelope(msgspec.Struct, frozen=True, gc=False, kw_only=False):
         return _NO_HEADERS if self.header_map is None else MappingProxyType(self.header_map)
 
     @property
+    def log(self) -> str:
+        """The log it is appended to, as transports name it: its topic, or `topic#number` for one of several."""
+        return self.topic if self.partition is None else f"{self.topic}{_NUMBERED}{self.partition}"
+
+    @property
     def correlation_id(self) -> str | None:
         """The id of the first event of the chain this one belongs to, where known."""
         return self.headers.get(CORRELATION)
@@ -107,6 +119,14 @@ new_uuid = _uuid7
 def new_id() -> bytes:
     """A uuid7 as bytes: growing within a process, and unique after a fork (both libraries reseed in the child)."""
     return _uuid7().bytes
+
+
+def split_log(log: str) -> tuple[str, int | None]:
+    """The topic of a log, and which of the topic's logs it is; what nobody here would write is a topic as it stands."""
+    if _NUMBERED not in log:
+        return log, None
+    topic, _, number = log.rpartition(_NUMBERED)
+    return (topic, int(number)) if topic and number.isascii() and number.isdigit() else (log, None)
 
 
 def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str] | None:
@@ -142,3 +162,8 @@ def _is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return not any(c < " " or c == "\x7f" for c in value)
+
+
+def micros_of(at: datetime) -> int:
+    """An aware datetime as `Envelope.micros` has it."""
+    return (at - EPOCH) // _MICRO

@@ -24,6 +24,7 @@ VARIABLES: Mapping[str, Callable[[str], Any]] = MappingProxyType(
         "url": str,
         "namespace": str,
         "codec": str,
+        "outbox": str,
         "lease": float,
         "grace": float,
         "publish_timeout": float,
@@ -32,6 +33,7 @@ VARIABLES: Mapping[str, Callable[[str], Any]] = MappingProxyType(
         "retain": float,
         "require_subscription": _yes,
         "declare": _yes,
+        "journal": _yes,
         "unknown_after": float,
     }
 )
@@ -50,6 +52,6 @@ def settings_from(environ: Mapping[str, str], prefix: str) -> dict[str, Any]:
             try:
                 given[name] = read(text)
             except ValueError as error:
-                shown = "its value" if name == "url" else repr(text)  # a URL may hold a password
+                shown = "its value" if name in ("url", "outbox") else repr(text)  # a URL may hold a password
                 raise ConfigError(f"{prefix}{name.upper()}: {shown} does not fit: {error}") from error
     return given

@@ -9,8 +9,10 @@ PostbusError
   CodecError               a payload that cannot be encoded or decoded
   Closed                   the bus or transport is not open
   TransportError           the server cannot be reached, or answered with an error; trying again may help
+    AccessRefused          it does not let this user, password or database in
     TransportBroken        this process cannot go on with it
   PublishFailed            nothing was stored
+    NotAccepted            nothing was stored, and publishing the same again would be refused again
     TransportFull          nothing was stored, because there is no room
     TooLarge               nothing was stored, because the event is over the limit
   PublishUnknown           it may have been stored; publishing again with the same id is safe
@@ -22,12 +24,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
+    "AccessRefused",
     "Closed",
     "CodecError",
     "ConfigError",
     "ForkError",
     "InvalidName",
     "LeaseLost",
+    "NotAccepted",
     "PostbusError",
     "PublishFailed",
     "PublishUnknown",
@@ -76,6 +80,10 @@ class TransportError(PostbusError):
     """The transport's server or file cannot be reached, or refused the request."""
 
 
+class AccessRefused(TransportError):
+    """The server is up, and it or we refuse the user, password, database or certificate: somebody must change that."""
+
+
 class TransportBroken(TransportError):
     """This process cannot go on with the transport: its file was replaced, or its schema is newer than this program."""
 
@@ -90,6 +98,13 @@ class PublishFailed(PostbusError):
     def __init__(self, message: str, results: Sequence[PostbusError | None] = ()) -> None:
         super().__init__(message)
         self.results = tuple(results)
+
+
+class NotAccepted(PublishFailed):
+    """Nothing was stored, for a reason that waiting does not mend.
+
+    No subscription takes the event though one is required, or the store cannot hold what it says.
+    """
 
 
 class TransportFull(PublishFailed):

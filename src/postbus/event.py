@@ -13,6 +13,7 @@ from enum import Enum
 from operator import attrgetter
 from typing import Any, TypeVar
 from uuid import UUID
+from zlib import crc32
 
 import msgspec
 
@@ -27,8 +28,10 @@ __all__ = [
     "event",
     "is_pattern",
     "key_text",
+    "logs_of",
     "mark_if_any",
     "mark_of",
+    "partition_of",
     "topic_of",
     "valid_name",
 ]
@@ -38,7 +41,9 @@ T = TypeVar("T")
 _MARK = "__postbus_event__"
 _NAME = re.compile(r"(?!-)[A-Za-z0-9_:-]+(?:\.[A-Za-z0-9_:-]+)*", re.ASCII)
 _NAME_LENGTH = 200
-_KEY_BYTES = 200
+KEY_BYTES = 200
+# A claim looks at each of them.
+_PARTITIONS = 256
 _FLOAT = b"\xcb"  # how MessagePack begins one
 
 
@@ -63,13 +68,25 @@ def topic_of(name: str) -> str:
     return head if dot else name
 
 
+def logs_of(topic: str, partitions: int) -> tuple[str, ...]:
+    """The logs that a topic of so many partitions may have: itself too, for what came when it was one log."""
+    return (topic,) if partitions == 1 else (topic, *(f"{topic}#{number}" for number in range(partitions)))
+
+
+def partition_of(partitions: int, key: str | None, id_bytes: bytes) -> int | None:
+    """Which log of a topic an event goes to: always the same for a key, or for an id where there is none."""
+    if partitions == 1:
+        return None
+    return crc32(id_bytes if key is None else key.encode()) % partitions
+
+
 def key_text(value: object) -> str | None:
     """Return an aggregate's id as key text; `None` means no key and no order.
 
     Raises:
         InvalidName: when it is empty, too long, not encodable, or of a type whose text is no stable identity.
     """
-    if type(value) is str and 0 < len(value) <= _KEY_BYTES and value.isascii() and "\0" not in value:
+    if type(value) is str and 0 < len(value) <= KEY_BYTES and value.isascii() and "\0" not in value:
         return value  # nearly every key there is
     match value:
         case None:
@@ -78,8 +95,8 @@ def key_text(value: object) -> str | None:
             return key_text(value.value)
         case bool():
             raise InvalidName(f"{value!r} is not a valid key: expected text, int or UUID")
-        case int() if value.bit_length() > _KEY_BYTES * 3:
-            raise InvalidName(f"a key of {value.bit_length()} bits is too long: at most {_KEY_BYTES} bytes of text")
+        case int() if value.bit_length() > KEY_BYTES * 3:
+            raise InvalidName(f"a key of {value.bit_length()} bits is too long: at most {KEY_BYTES} bytes of text")
         case str() | int() | UUID():
             return _checked_key(str(value))
         case _:
@@ -95,8 +112,8 @@ def _checked_key(text: str) -> str:
         size = len(text.encode())
     except UnicodeEncodeError as error:
         raise InvalidName(f"{text[:40]!r} is not a valid key: it holds a lone surrogate") from error
-    if size > _KEY_BYTES:
-        raise InvalidName(f"a key of {size} bytes is too long: at most {_KEY_BYTES} bytes, {text[:40]!r}...")
+    if size > KEY_BYTES:
+        raise InvalidName(f"a key of {size} bytes is too long: at most {KEY_BYTES} bytes, {text[:40]!r}...")
     return text
 
 
@@ -108,10 +125,16 @@ class EventMark:
     topic: str
     key: Callable[[Any], object] | None
     version: int
+    partitions: int = 1
 
 
 def event(
-    name: str, *, topic: str | None = None, key: str | Callable[[Any], object] | None = None, version: int = 1
+    name: str,
+    *,
+    topic: str | None = None,
+    key: str | Callable[[Any], object] | None = None,
+    version: int = 1,
+    partitions: int = 1,
 ) -> Callable[[type[T]], type[T]]:
     """Mark a class as an event: dataclass, msgspec.Struct, attrs class or pydantic model.
 
@@ -120,23 +143,29 @@ def event(
         topic: the log it is appended to; default the name without its last segment.
         key: an attribute name, or a callable on the event, that gives the aggregate's id.
         version: grows with each incompatible change of the class; see upcasters.
+        partitions: over how many logs its topic is spread; the same for all events of a topic.  A key stays in one of
+            them, so order by key is kept; events without a key go to any.
 
     The mark belongs to this class alone: a subclass needs its own.
 
     Raises:
         InvalidName: when `name` or `topic` is not valid.
-        ConfigError: when `version` or `key` is not usable.
+        ConfigError: when `version`, `partitions` or `key` is not usable.
     """
     valid_name(name, "event name")
     if topic is not None:
         valid_name(topic, "topic")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ConfigError(f"event {name!r} has version {version!r}: expected a whole number from 1")
+    if not isinstance(partitions, int) or isinstance(partitions, bool) or not 1 <= partitions <= _PARTITIONS:
+        raise ConfigError(
+            f"event {name!r} has partitions={partitions!r}: expected a whole number from 1 to {_PARTITIONS}"
+        )
 
     def mark(cls: type[T]) -> type[T]:
         if not isinstance(cls, type):
             raise ConfigError(f"@event({name!r}) marks classes, and was given {cls!r}")
-        mark = EventMark(name, topic or topic_of(name), _key_getter(cls, name, key), version)
+        mark = EventMark(name, topic or topic_of(name), _key_getter(cls, name, key), version, partitions)
         setattr(cls, _MARK, mark)
         return cls
 

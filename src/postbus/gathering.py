@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from .errors import PublishFailed
+from .joining import Joined
 from .transaction import After
 from .transport import Outgoing
 
@@ -20,14 +21,15 @@ class Gathering:
 
     Attributes:
         owner: the bus's publisher.
-        within: the transaction it happens in.
+        within: what was given as the transaction it happens in.
+        joined: that transaction; of a publish inside another, the other's.
         depth: how many publishes it is inside of.
         items: what it will send.
         after: events whose after-commit handlers are to run.
         open: its handlers still run.
     """
 
-    __slots__ = ("after", "depth", "items", "open", "owner", "within")
+    __slots__ = ("after", "depth", "items", "joined", "open", "owner", "within")
 
     def __init__(self, owner: object, within: Any, depth: int) -> None:
         self.owner = owner
@@ -35,6 +37,7 @@ class Gathering:
         self.depth = depth
         self.items: list[Outgoing] = []
         self.after: list[After] = []
+        self.joined: Joined | None = None
         self.open = True
 
 
@@ -60,7 +63,11 @@ def outer_of(owner: object, within: Any) -> Gathering | None:
 
 def gather(owner: object, outer: Gathering | None, within: Any) -> Gathering:
     """A new publish, inside `outer` or by itself."""
-    return Gathering(owner, within, 0) if outer is None else Gathering(owner, outer.within, outer.depth + 1)
+    if outer is None:
+        return Gathering(owner, within, 0)
+    mine = Gathering(owner, outer.within, outer.depth + 1)
+    mine.joined = outer.joined
+    return mine
 
 
 def joined(outer: Gathering | None, mine: Gathering) -> bool:

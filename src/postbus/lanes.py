@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from .delivery import Delivery, Outcome
 from .dispatch import Dispatch, Run
+from .event import is_pattern
+from .tally import LaneTally, Tally
 
 __all__ = ["Lane", "Slot"]
 
@@ -29,6 +31,7 @@ class Lane:
         claiming: a claim is under way.
         queued: it stands in the worker's line of lanes that can start something.
         suspects: some wait to be run alone.
+        tally: adds up what becomes of its deliveries.
         isolated: its subscriber runs in child processes.
         due_at: when the next delayed delivery is due, on the monotonic clock.
         backoff: seconds to wait before the next claim, after a failed one.
@@ -45,6 +48,7 @@ class Lane:
         "isolated",
         "limit",
         "name",
+        "ordered",
         "outbox",
         "prefetch",
         "queued",
@@ -53,17 +57,21 @@ class Lane:
         "running",
         "sure_until",
         "suspects",
+        "tally",
         "timeout",
         "unsettled",
     )  # fmt: skip
 
-    def __init__(self, dispatch: Dispatch, *, isolated: bool) -> None:
+    def __init__(self, dispatch: Dispatch, tally: Tally, *, isolated: bool) -> None:
         subscriber = dispatch.subscriber
+        spec = subscriber.spec()
         self.dispatch = dispatch
         self.name = subscriber.name
+        self.tally = LaneTally(tally, self.name, () if any(map(is_pattern, spec.wants)) else spec.topics)
         self.limit = subscriber.concurrency
         self.prefetch = subscriber.prefetch
         self.timeout = subscriber.timeout
+        self.ordered = subscriber.ordered
         self.isolated = isolated and subscriber.isolation == "process"
         self.ready: deque[Delivery] = deque()
         self.arrived = 0.0

@@ -73,7 +73,7 @@ class Leases:
     def _pass(self) -> float:
         """Renew once; return how long to wait for the next."""
         began = time.monotonic()
-        if began - self.renewed_at > self._lease:
+        if began - self.renewed_at > self._lease and not self._down:  # else the transport is late, not this process
             self._counters.heartbeats_late += 1
             log.warning(
                 "heartbeat starved: leases were renewed %.1f s ago, and last %.1f s; does a subscriber hold the "

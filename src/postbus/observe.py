@@ -33,6 +33,11 @@ class Counters:
         after_commit_errors: errors of after-commit handlers, which no caller sees.
         heartbeats_late: lease renewals that came later than the lease.
         transport_errors: calls to the transport that failed and were tried again.
+        relayed: events that this process's relay carried from the outbox to the transport, `relay_duplicates` of which
+            it had already.
+        relay_refused: events that became dead letters of the outbox, because the transport will never take them.
+        relay_errors: batches that could not be relayed and were tried again.
+        journal_dropped: facts that the journal did not keep, because too many waited to be written.
     """
 
     published: int = 0
@@ -52,6 +57,11 @@ class Counters:
     after_commit_errors: int = 0
     heartbeats_late: int = 0
     transport_errors: int = 0
+    relayed: int = 0
+    relay_duplicates: int = 0
+    relay_refused: int = 0
+    relay_errors: int = 0
+    journal_dropped: int = 0
 
     def as_dict(self) -> dict[str, int]:
         """All of them, by name."""

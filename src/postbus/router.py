@@ -18,6 +18,7 @@ from .subscription import Interest, Subscriber, What, read_interest, read_subscr
 
 __all__ = ["Handle", "Handler", "HandlerDecorator", "Router", "SubscriberDecorator", "SubscriberOptions"]
 
+T = TypeVar("T")
 E1 = TypeVar("E1")
 E2 = TypeVar("E2")
 E3 = TypeVar("E3")
@@ -40,12 +41,19 @@ class HandlerDecorator(Protocol[E]):
 
 
 class SubscriberDecorator(Protocol[E]):
-    """Takes a function of the event, or of the event and a `DeliveryContext`; returns it unchanged."""
+    """Takes a function of the event, or of the event and a `DeliveryContext`; returns it unchanged.
+
+    That of a transactional subscriber may take its transaction last.
+    """
 
     @overload
     def __call__(self, fn: Callable[[E], R], /) -> Callable[[E], R]: ...
     @overload
     def __call__(self, fn: Callable[[E, DeliveryContext], R], /) -> Callable[[E, DeliveryContext], R]: ...
+    @overload
+    def __call__(self, fn: Callable[[E, T], R], /) -> Callable[[E, T], R]: ...
+    @overload
+    def __call__(self, fn: Callable[[E, DeliveryContext, T], R], /) -> Callable[[E, DeliveryContext, T], R]: ...
 
 
 class SubscriberOptions(TypedDict, total=False):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from operator import itemgetter
 
 from .delivery import Ack, Bury, Delivery, Failure, Outcome, Release, Requeue
-from .dispatch import ACK, Done
+from .dispatch import ACK, RELEASE, Done
 from .errors import LeaseLost, TransportBroken, TransportError
+from .failure import one_line
 from .lanes import Lane
 from .observe import Counters, Finished, Lost, Observer, log
 from .transport import Settle, Settled, Transport, Unknown
@@ -17,8 +19,13 @@ from .transport import Settle, Settled, Transport, Unknown
 __all__ = ["Pair", "Settler"]
 
 _BACKOFF = (0.05, 1.0)
+# Of an error's text in the log: one line; the rest is in the journal and with the dead letter.
+_SAID = 300
 
 Pair = tuple[Delivery, Outcome]
+
+_SETTLED = Settled()
+_outcome = itemgetter(1)
 
 
 class Settler:
@@ -27,6 +34,8 @@ class Settler:
     Args:
         freed: told which lanes have slots again, and how many in all.
         due: told that a delivery of this lane is due in so many seconds.
+        settle_ordered: settles instead of the transport where these ordered lanes take part: their keys are free then,
+            and the next of each need not wait for the answer and the doorbell.
     """
 
     def __init__(
@@ -37,16 +46,19 @@ class Settler:
         *,
         freed: Callable[[Sequence[Lane], int], None],
         due: Callable[[Lane, float], None],
+        settle_ordered: Callable[[Sequence[Pair], Sequence[Lane]], Awaitable[Sequence[Settle]]],
     ) -> None:
         self._transport = transport
         self._counters = counters
         self._observers = observers
         self._freed = freed
         self._due = due
+        self._settle_ordered = settle_ordered
         self._waiting: list[Lane] = []  # lanes with something in their outbox
         self._sent: list[tuple[Lane, list[Pair]]] = []  # under way
         self._bell: asyncio.Future[None] | None = None
         self._empty: list[asyncio.Future[None]] = []
+        self._here = False  # a runner settles by itself
         self._began: dict[int, float] = {}  # when a delivery started, for observers
 
     def add(self, lane: Lane, delivery: Delivery, outcome: Outcome | Done, started: float) -> None:
@@ -55,6 +67,8 @@ class Settler:
         if isinstance(outcome, Done):
             self._done(lane, delivery, started)
             return
+        if outcome is not RELEASE:
+            lane.tally.ran(delivery, outcome, started)
         lane.unsettled += 1
         lane.outbox.append((delivery, outcome))
         if self._observers:
@@ -72,21 +86,31 @@ class Settler:
 
     def wake(self) -> None:
         """Let `run` see to what waits."""
-        if self._bell is not None:
-            self._bell.set_result(None)
+        if self._bell is not None and not self._here:
+            if not self._bell.done():  # cancelled, where the loop is torn down
+                self._bell.set_result(None)
             self._bell = None
 
-    async def settle_here(self) -> None:
-        """Settle what waits, for a caller whose transport answers at once: nobody need be woken for it."""
-        if self._sent or not self._waiting:
+    async def settle_here(self, attend: Callable[[bool], None]) -> None:
+        """Settle what waits, for a runner that would only wait for that: nobody need be woken for it.
+
+        `attend` is told before and after slots are freed: meanwhile the runner itself sees to what may start in them.
+        """
+        if self._here or self._sent or not self._waiting:
             return
         self._load()
+        self._here = True
         try:
-            self._confirm(await self._transport.settle(self._pairs()))
+            results = await self._settle(self._pairs())
+            attend(True)  # noqa: FBT003 - it says whether
+            self._confirm(results)
         except TransportBroken:
             raise
         except TransportError:
             self._counters.transport_errors += 1
+        finally:
+            self._here = False
+            attend(False)  # noqa: FBT003 - it says whether
         if self.empty:
             self._tell_empty()
         else:  # it failed, must be tried again, or others came meanwhile: `run` sees to it
@@ -116,13 +140,14 @@ class Settler:
         """Settle for ever."""
         pause = 0.0
         while True:
+            if self._here or self.empty:
+                await self._rest()
+                continue
             if not self._sent:
-                if not self._waiting:
-                    await self._rest()
                 self._load()
             pairs = self._pairs()
             try:
-                results = await self._transport.settle(pairs)
+                results = await self._settle(pairs)
             except TransportBroken:
                 raise
             except TransportError as error:
@@ -137,11 +162,16 @@ class Settler:
             if pause:
                 await asyncio.sleep(pause)
 
+    async def _settle(self, pairs: Sequence[Pair]) -> Sequence[Settle]:
+        ordered = [lane for lane, _ in self._sent if lane.ordered]
+        return await (self._settle_ordered(pairs, ordered) if ordered else self._transport.settle(pairs))
+
     def _pairs(self) -> list[Pair]:
         return self._sent[0][1] if len(self._sent) == 1 else [pair for _, some in self._sent for pair in some]
 
     async def _rest(self) -> None:
-        self._tell_empty()
+        if self.empty:
+            self._tell_empty()
         self._bell = asyncio.get_running_loop().create_future()
         await self._bell
 
@@ -177,14 +207,12 @@ class Settler:
         return _BACKOFF[0] if self._sent else 0.0
 
     def _confirm_lane(self, lane: Lane, pairs: list[Pair], results: Sequence[Settle]) -> list[Pair]:
+        if not self._observers and _all_done(pairs, results):
+            self._counters.acked += len(pairs)
+            lane.tally.acked(pairs)
+            return []
         again: list[Pair] = []
-        acked = 0
-        plain = not self._observers
-        for pair, result in zip(pairs, results, strict=True):
-            if plain and pair[1] is ACK and type(result) is Settled:  # nearly always
-                acked += 1
-                continue
-            delivery, outcome = pair
+        for (delivery, outcome), result in zip(pairs, results, strict=True):
             match result:
                 case Settled():
                     self._count(lane, delivery, outcome)
@@ -192,26 +220,29 @@ class Settler:
                     self._lost(lane, delivery)
                 case Unknown():
                     self._counters.settle_retries += 1
-                    again.append(pair)
-        self._counters.acked += acked
+                    again.append((delivery, outcome))
         return again
 
     def _done(self, lane: Lane, delivery: Delivery, started: float) -> None:
         """It was settled in its own transaction."""
         self._counters.acked += 1
+        lane.tally.ran(delivery, ACK, started)
+        lane.tally.settled(delivery, ACK)
         for observe in self._observers:
-            observe(Finished(delivery, Ack(), time.monotonic() - started))
+            observe(Finished(delivery, ACK, time.monotonic() - started))
         self._freed((lane,), 1)
 
     def _lost(self, lane: Lane, delivery: Delivery) -> None:
         self._counters.lease_lost += 1
         log.warning("the lease of event %s for %r had ended: its settle was refused", delivery.envelope.id, lane.name)
+        lane.tally.lost(delivery)
         self._began.pop(id(delivery), None)
         for observe in self._observers:
             observe(Lost(delivery))
 
     def _count(self, lane: Lane, delivery: Delivery, outcome: Outcome) -> None:
         counters = self._counters
+        lane.tally.settled(delivery, outcome)
         match outcome:
             case Ack():
                 counters.acked += 1
@@ -233,9 +264,14 @@ class Settler:
                 observe(Finished(delivery, outcome, took))
 
 
+def _all_done(pairs: Sequence[Pair], results: Sequence[Settle]) -> bool:
+    """Whether every one was done and is settled, as nearly always; counted without a step of ours for each."""
+    return results.count(_SETTLED) == len(pairs) == list(map(_outcome, pairs)).count(ACK)
+
+
 def _log_failure(level: int, delivery: Delivery, failure: Failure | None, then: str) -> None:
     envelope = delivery.envelope
-    what = f"{failure.error}: {failure.message}" if failure is not None else "no error"
+    what = one_line(f"{failure.error}: {failure.message}", _SAID) if failure is not None else "no error"
     log.log(
         level,
         "%s: attempt %d of %s %s failed (%s); %s",

@@ -28,16 +28,18 @@ class Signature:
         wants_context: it has a second parameter annotated `Context` or `DeliveryContext`.
         event_types: the classes that its first parameter's annotation names; a union gives several.
         unresolved: that annotation, where it names something that cannot be found.
+        tx_type: the class that its last parameter is annotated with, to be given the transaction.
     """
 
     is_async: bool
     wants_context: bool
     event_types: tuple[type[Any], ...]
     unresolved: str | None = None
+    tx_type: type[Any] | None = None
 
 
-def read_signature(fn: Callable[..., object], *, delivered: bool) -> Signature:
-    """Read a handler (`delivered=False`) or subscriber.
+def read_signature(fn: Callable[..., object], *, delivered: bool, transactional: bool = False) -> Signature:
+    """Read a handler (`delivered=False`) or subscriber; a transactional one may ask for its transaction, too.
 
     Raises:
         ConfigError: when it cannot be called with an event, or with an event and a context.
@@ -59,16 +61,26 @@ def read_signature(fn: Callable[..., object], *, delivered: bool) -> Signature:
         hints.get(places[1].name, places[1].annotation), label, delivered=delivered
     )
     given = 2 if wants_context else 1
+    tx_type = _tx_type(places[given], hints) if transactional and len(places) > given else None
+    given += tx_type is not None
     for extra in parameters:
         required = extra.default is extra.empty and extra.kind not in (extra.VAR_POSITIONAL, extra.VAR_KEYWORD)
         if required and extra not in places[:given]:
+            may = "; a transactional one's last may be annotated with the class of its transaction"
             raise ConfigError(
                 f"{label} requires a parameter {extra.name!r} that nobody will pass: the first is the event, "
-                f"the second may be annotated `Context`, others need defaults"
+                f"the second may be annotated `Context`{may if delivered else ''}, others need defaults"
             )
     annotation = hints.get(places[0].name) if places else None
     unresolved = annotation if isinstance(annotation, str) else None
-    return Signature(_is_async(fn), wants_context, _classes(annotation), unresolved)
+    return Signature(_is_async(fn), wants_context, _classes(annotation), unresolved, tx_type)
+
+
+def _tx_type(parameter: inspect.Parameter, hints: dict[str, Any]) -> type[Any] | None:
+    """The class of the transaction that it asks for; one with a default asks for nothing."""
+    annotation = hints.get(parameter.name)
+    asks = parameter.default is parameter.empty and isinstance(annotation, type)
+    return annotation if asks else None
 
 
 def label_of(fn: object) -> str:

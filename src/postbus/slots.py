@@ -7,13 +7,13 @@ task goes from delivery to delivery for as long as slots are free.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from .delivery import Delivery, Outcome, Requeue
+from .dice import dice
 from .dispatch import ACK, RELEASE, Done
 from .lanes import Lane, Slot
 from .observe import Counters, Observer, Started, log
@@ -181,6 +181,14 @@ class Slots:
             self._rousing = True
             self._start_task(slot := Slot(), self._run_slot(slot))
 
+    def _settles(self, lane: Lane) -> bool:
+        """Whether a runner settles by itself what it ran of this lane: its next one waits for nothing else."""
+        return self._feed_here is not None or lane.ordered
+
+    def _attend(self, here: bool) -> None:  # noqa: FBT001 - it says whether
+        """A runner looks at the line by itself, from now on or no more."""
+        self._rousing = here or self._going_round
+
     def _start_task(self, slot: Slot, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         self._slots.add(slot)
         slot.task = asyncio.get_running_loop().create_task(work)
@@ -198,6 +206,8 @@ class Slots:
                     return
                 if self._feed_here is not None:
                     await self._go_round(lane, self._feed_here)
+                elif lane.ordered:
+                    await self._settler.settle_here(self._attend)
                 if time.monotonic() > slice_ends:
                     await asyncio.sleep(0)
                     slice_ends = time.monotonic() + _SLICE
@@ -214,7 +224,7 @@ class Slots:
             return
         self._going_round = self._rousing = True
         try:
-            await self._settler.settle_here()
+            await self._settler.settle_here(self._attend)
             await feed_here(lane)
         finally:
             self._going_round = self._rousing = False
@@ -237,18 +247,22 @@ class Slots:
         slot.lane, slot.isolated = lane, lane.isolated
         delivery: Delivery | None = None
         outcome: Outcome | Done | None = None
-        ended = 0
-        now = clock()
+        ended, smooth = 0, True
+        began = now = clock()
         while ready and ended < free and now < slice_ends:
             delivery = ready.popleft()
             slot.deadline = now + timeout
             outcome = start(slot, delivery)
-            if outcome is None:
+            if outcome is ACK:
+                outbox.append((delivery, ACK))
+                ended += 1
+            elif outcome is None:
                 break
-            if outcome is not ACK and isinstance(outcome, Done):  # a transactional run is settled already
+            elif isinstance(outcome, Done):  # a transactional run is settled already
                 self.free -= 1
                 self._settler.add(lane, delivery, outcome, now)
             else:
+                smooth = False
                 outbox.append((delivery, outcome))
                 ended += 1
             now = clock()
@@ -256,13 +270,11 @@ class Slots:
         if outcome is not None:
             slot.delivery = None
         if ended:
+            lane.tally.ran_at_once(outbox, ended, now - began, smooth=smooth)
             lane.unsettled += ended
             lane.finished += ended
             self.free -= ended
-            if self._feed_here is None or outcome is None:
-                self._settler.ring(lane)
-            else:
-                self._settler.put(lane)
+            (self._settler.put if outcome is not None and self._settles(lane) else self._settler.ring)(lane)
         if delivery is None or outcome is not None:
             self.ready(lane)
             return False
@@ -328,7 +340,7 @@ class Slots:
         return outcome
 
     def _judged(self, lane: Lane, delivery: Delivery, error: BaseException) -> Outcome:
-        return lane.dispatch.subscriber.retry.judge(error, attempt=delivery.attempt, luck=random.random())
+        return lane.dispatch.subscriber.retry.judge(error, attempt=delivery.attempt, luck=dice.random())
 
     # -- runs that do not end
 

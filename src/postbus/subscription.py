@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from .clock import Span, seconds
 from .errors import ConfigError, InvalidName, UnknownEvent
-from .event import Pattern, RawEvent, is_pattern, mark_of, valid_name
+from .event import Pattern, RawEvent, is_pattern, logs_of, mark_of, valid_name
 from .retry import Retry
 from .signature import Signature, label_of, read_signature
 from .transport import SubscriptionSpec
@@ -124,7 +124,12 @@ class Subscriber:
 
     def spec(self) -> SubscriptionSpec:
         """What the transport is told."""
-        topics = {self.topic} if self.topic else {mark_of(t).topic for t in self.interest.types.values()}
+        marks = [mark_of(event_type) for event_type in self.interest.types.values()]
+        topics = {
+            log for mark in marks for log in logs_of(mark.topic, mark.partitions) if self.topic in (None, mark.topic)
+        }
+        if self.topic is not None:
+            topics.add(self.topic)
         return SubscriptionSpec(
             name=self.name,
             wants=self.interest.wants,
@@ -161,7 +166,7 @@ def read_subscriber(
         ConfigError: for whatever would not work later.
     """
     label = label_of(fn)
-    signature = read_signature(fn, delivered=True)
+    signature = read_signature(fn, delivered=True, transactional=bool(transactional))
     interest = read_interest(what, signature, label)
     try:
         durable = valid_name(name if name is not None else _own_name(fn), "subscription name")

@@ -203,6 +203,12 @@ class Supervisor:
             self._give_up(child, FAILED)
         elif replaced:
             log.error("worker %d (pid %d) %s while its successor starts", child.index, child.process.pid, child.ending)
+        elif child.retired:
+            log.info(
+                "worker %d (pid %d) was stopped by an operator, and is not started again",
+                child.index,
+                child.process.pid,
+            )
         elif self._until_done and code == 0:
             log.info("worker %d is done", child.index)
         elif not child.ready and child.index not in self._was_ready and code in (WRONG, UNREACHABLE):

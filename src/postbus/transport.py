@@ -1,7 +1,8 @@
 """The transport contract: the promises of what carries envelopes.  `postbus.testing.TransportSuite` holds it to them.
 
-Three protocols, by need: `Transport` (the road: append, claim, settle), `Inspectable` (what CLI and dashboard use) and
-`Enlisting` (append inside the caller's transaction).  What a server cannot do is a field of `Traits`, not an override.
+Two protocols, by need: `Transport` (the road: append, claim, settle) and `Inspectable` (what CLI and dashboard use).
+What a transport in a database offers beside them stands in `enlisting`.  What a server cannot do is a field of
+`Traits`, not an override.
 """
 
 from __future__ import annotations
@@ -9,25 +10,26 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 from uuid import UUID
 
 import msgspec
 
 from .delivery import DeadLetter, Delivery, Outcome
-from .envelope import Envelope
+from .envelope import Envelope, split_log
 from .errors import LeaseLost, PostbusError, PublishFailed, PublishUnknown
 from .event import Pattern, is_pattern
 
 __all__ = [
+    "Amending",
     "Append",
     "Claimed",
     "Conflict",
     "DeadQuery",
     "Direct",
     "Duplicate",
-    "Enlisting",
     "EventQuery",
+    "Following",
     "Immediate",
     "Inspectable",
     "Outgoing",
@@ -41,7 +43,6 @@ __all__ = [
     "SubscriptionSpec",
     "SubscriptionStats",
     "Traits",
-    "Transacting",
     "Transport",
     "Unknown",
     "WorkerInfo",
@@ -94,7 +95,7 @@ class SubscriptionSpec:
         name: the durable identity, unique in the namespace.
         wants: wire names and patterns; the transport filters by them before a worker sees anything.
         topic: only events of this topic, or None for any.
-        topics: the topics its names are known to use, a hint for transports with a log per topic.
+        topics: the logs its names are known to use, a hint for transports that keep them apart: see `Envelope.log`.
         ordered: deliveries of one (topic, key) run one at a time, in the order they were appended.
         on_bury: what a burial does to its key in an ordered subscription: 'continue' with the next event, or 'park'
             the key until the dead letter is replayed or discarded.
@@ -114,8 +115,8 @@ class SubscriptionSpec:
     handler: str = ""
 
     def takes(self, name: str, topic: str) -> bool:
-        """Whether an event of this name and topic belongs to the subscription."""
-        if self.topic is not None and self.topic != topic:
+        """Whether an event of this name and topic, or log of it, belongs to the subscription."""
+        if self.topic is not None and self.topic != topic and self.topic != split_log(topic)[0]:
             return False
         return any(want == name or (is_pattern(want) and Pattern(want).matches(name)) for want in self.wants)
 
@@ -181,7 +182,8 @@ class Claimed(msgspec.Struct, frozen=True, eq=False):
 
     Attributes:
         deliveries: at most as many as asked; fewer means that nothing more was ready.
-        next_due: seconds until a delayed or requeued delivery becomes ready; None when none waits.
+        next_due: seconds until a delayed or requeued delivery becomes ready; None when none waits, or when as many were
+            given as asked and a log was not read to its end.
         suspects: some wait for a claim with `alone=True`.
     """
 
@@ -302,54 +304,37 @@ class Direct(Protocol):
 
 
 @runtime_checkable
-class Enlisting(Protocol):
-    """A transport whose tables can be written inside the caller's own transaction."""
+class Following(Protocol):
+    """A transport that answers a settle with what it makes the head of its key: no claim behind it, and no doorbell."""
 
-    def enlists(self, connection: object) -> bool:
-        """Whether this kind of connection is one it knows."""
-        ...
+    async def settle_and_follow(
+        self, settlements: Sequence[tuple[Delivery, Outcome]], *, owner: str, lease: float
+    ) -> tuple[Sequence[Settle], Sequence[Delivery]]:
+        """As `Transport.settle`; and lease to `owner` what comes next of the keys that it frees, as far as it is due.
 
-    def append_within(self, connection: Any, items: Sequence[Outgoing]) -> Sequence[Append]:
-        """As `Transport.append`, but inside the transaction that is open on `connection`, which is left open.
-
-        Raises:
-            ConfigError: when the connection is in autocommit mode, or to another database than the tables.
+        At most one delivery for each settlement, of the same subscription and key, leased as by `Transport.claim`; none
+        of a paused subscription.  What is not given here is found by a claim.
         """
-        ...
-
-    def surviving(self, connection: Any, ids: Sequence[bytes]) -> Set[bytes]:
-        """Which of the events appended in this open transaction no savepoint has rolled back."""
         ...
 
 
 @runtime_checkable
-class Transacting(Protocol):
-    """A transport in a database that subscribers may write to: their effects and the done mark commit together."""
+class Amending(Protocol):
+    """A transport whose dead letters can be mended: what was wrong in the event itself is put right for one."""
 
-    def connect(self) -> Any:
-        """A new connection for one run, with no transaction begun."""
-        ...
+    async def amend(self, subscription: str, letter: UUID, envelope: Envelope) -> bool:
+        """Let this dead letter hold another event, of the same topic and key and with an id of its own.
 
-    def try_begin(self, connection: Any) -> bool:
-        """Begin a transaction that may write; False while somebody else writes.  Never blocks for long."""
-        ...
-
-    def done_within(self, connection: Any, delivery: Delivery) -> Settle | Duplicate:
-        """Inside that transaction: check the lease, settle the delivery as done, and mark (event, subscription).
-
-        `Duplicate` when the mark was there already: the delivery is settled, and its effects happened before.
-        `LeaseLost` when the delivery is no longer this owner's: nothing was done.  Marks are kept for 7 days.
+        It stays dead until it is replayed, and keeps its id, attempts and reason; where it holds its key, the new event
+        goes before those behind it.  Other subscriptions neither see the new event nor lose the old one.  One atomic
+        step; False when there is no such letter.
         """
-        ...
-
-    def end(self, connection: Any, *, commit: bool) -> None:
-        """Commit or roll back what `try_begin` began, and let go of the connection."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerInfo:
-    """A worker as it says of itself at each beat."""
+    """A worker as it says of itself at each beat; `trouble` is why it cannot do its work at the moment, if so."""
 
     owner: str
     host: str
@@ -359,8 +344,9 @@ class WorkerInfo:
     subscriptions: tuple[str, ...]
     concurrency: int
     busy: int = 0
-    state: Literal["running", "draining", "gone"] = "running"
+    state: Literal["running", "quiet", "draining", "gone"] = "running"
     seen_at: datetime | None = None
+    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -390,9 +376,11 @@ class SubscriptionStats:
         dead: dead letters.
         oldest_age: seconds since the oldest unfinished event that is due was published; None when there is none.
         next_due: seconds until the next scheduled or retrying one is due; None when there is none.
+        waiting: of `backlog`, those behind an earlier event of their key.
         parked: keys held by a dead letter (`on_bury='park'`), and `parked_events` behind them (not in `backlog`).
         workers: how many live workers run it.
         paused: whether claims are refused.
+        trimmed: events that somebody else removed from the server before the subscription was done with them.
     """
 
     name: str
@@ -407,6 +395,8 @@ class SubscriptionStats:
     parked_events: int = 0
     workers: int = 0
     paused: bool = False
+    trimmed: int = 0
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -419,6 +409,7 @@ class DeadQuery:
         key: the event's key.
         error: a part of the error's class or message, ignoring case.
         reason: a part of the reason, ignoring case.
+        since: buried at this time or later.
         before: buried before this.
     """
 
@@ -427,17 +418,29 @@ class DeadQuery:
     key: str | None = None
     error: str | None = None
     reason: str | None = None
+    since: datetime | None = None
     before: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventQuery:
-    """Which stored events: every given field must match."""
+    """Which stored events: every given field must match.
+
+    Attributes:
+        id: the event's id.
+        name: its wire name or a pattern.
+        key: its key.
+        correlation_id: the first event of its chain.
+        since: published at this time or later.
+        before: published before this.
+    """
 
     id: UUID | None = None
     name: str | None = None
     key: str | None = None
     correlation_id: str | None = None
+    since: datetime | None = None
+    before: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

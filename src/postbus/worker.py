@@ -16,15 +16,16 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from .claims import Claims
-from .delivery import Delivery
+from .delivery import Delivery, Outcome
 from .dispatch import Dispatch
 from .lanes import Lane
 from .leases import Leases
 from .observe import Counters, Observer, log
 from .settler import Settler
 from .slots import Isolate, Slots
+from .tally import Tally
 from .threads import Threads
-from .transport import Transport, WorkerInfo
+from .transport import Following, Settle, Transport, WorkerInfo
 
 __all__ = ["Worker", "WorkerSettings"]
 
@@ -56,6 +57,10 @@ class WorkerSettings:
 class Worker:
     """Runs the subscribers of one bus in this process."""
 
+    # Asked for by an operator: to claim nothing for a while, or never again.
+    _calm = False
+    retired = False
+
     def __init__(
         self,
         transport: Transport,
@@ -65,6 +70,7 @@ class Worker:
         counters: Counters,
         declare: Callable[[], Awaitable[None]],
         threads: Threads,
+        tally: Tally,
         observers: Sequence[Observer] = (),
         isolate: Isolate | None = None,
     ) -> None:
@@ -72,9 +78,8 @@ class Worker:
         self.owner = f"{settings.name or socket.gethostname()}-{os.getpid()}-{uuid4().hex[:12]}"
         self.failure: BaseException | None = None
         self._transport = transport
-        self._counters = counters
-        self._threads = threads
-        self._lanes = {d.subscriber.name: Lane(d, isolated=isolate is not None) for d in dispatches}
+        self._counters, self._threads = counters, threads
+        self._lanes = {d.subscriber.name: Lane(d, tally, isolated=isolate is not None) for d in dispatches}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._state: Literal["new", "running", "draining", "gone"] = "new"
         self._quiet: list[asyncio.Future[None]] = []  # who waits until nothing runs
@@ -85,6 +90,7 @@ class Worker:
             tuple(observers),
             freed=self._freed,
             due=self._due_in,
+            settle_ordered=self._settle_ordered,
         )
         self._slots = Slots(
             settings.concurrency,
@@ -108,7 +114,7 @@ class Worker:
             poll=settings.poll,
             declare=declare,
             spawn=self._spawn,
-            open=lambda: self._state == "running" and not self._slots.holding,
+            open=self._open,
             ready=self._slots.ready,
             refuse=self._slots.release,
             suspects=self._note_suspects,
@@ -122,6 +128,28 @@ class Worker:
     def _due_in(self, lane: Lane, after: float) -> None:
         self._claims.due_in(lane, after)
 
+    def _open(self) -> bool:
+        """Whether it wants work now."""
+        return self._state == "running" and not self._calm and not self._slots.holding
+
+    async def _settle_ordered(
+        self, pairs: Sequence[tuple[Delivery, Outcome]], lanes: Sequence[Lane]
+    ) -> Sequence[Settle]:
+        """Settle, and take what comes next of the keys that this frees; each takes the room of the one before it."""
+        if self._following is None or not self._open():
+            for lane in lanes:  # a claim sent behind it finds the same
+                self._claims.ring(lane)
+            return await self._transport.settle(pairs)
+        began, lease = time.monotonic(), self.settings.lease
+        results, followers = await self._following.settle_and_follow(pairs, owner=self.owner, lease=lease)
+        for delivery in followers:
+            lane = self._lanes[delivery.subscription]
+            if self._open():
+                lane.take_in((delivery,), time.monotonic(), began + lease)
+            else:
+                self._slots.release(lane, (delivery,))
+        return results
+
     def _feed(self, lane: Lane) -> None:
         self._claims.feed(lane)
 
@@ -134,6 +162,7 @@ class Worker:
         """Begin to claim and run."""
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
+        self._following = self._transport if isinstance(self._transport, Following) else None
         self._state = "running"
         await self._claims.declare()
         self._leases = Leases(
@@ -154,9 +183,30 @@ class Worker:
         if self._state == "running":
             self._state = "draining"
             self._slots.halt()
-            for lane in self._lanes.values():
-                lane.queued = False
-                self._slots.release(lane, lane.give_out())
+            self._hand_back()
+
+    def _hand_back(self) -> None:
+        for lane in self._lanes.values():
+            lane.queued = False
+            self._slots.release(lane, lane.give_out())
+
+    def quiet(self) -> None:
+        """Claim nothing more and hand back what has not started, until `resume`; what runs goes on."""
+        if self._state == "running":
+            self._calm = True
+            self._hand_back()
+
+    def resume(self) -> None:
+        """Claim again."""
+        self._calm = False
+        for lane in self._lanes.values():
+            lane.suspects = False  # the next claim says whether there are some
+            self._claims.ring(lane)
+
+    async def retire(self) -> None:
+        """Stop for good: whoever started it is told, and does not start another in its place."""
+        self.retired = True
+        await self.stop()
 
     async def stop(self, grace: float | None = None) -> None:
         """Stop claiming, hand back what has not started, let the running finish within `grace`, cancel the rest.
@@ -183,6 +233,10 @@ class Worker:
         if not self._ended.done():
             self._ended.set_result(None)
 
+    def fail(self, error: BaseException) -> None:
+        """Something beside it that it must not go on without has ended: it says so and stops."""
+        self._fail(error)
+
     async def ended(self) -> None:
         """Wait until the worker was stopped, or raise what ended it."""
         await asyncio.shield(self._ended)
@@ -200,8 +254,13 @@ class Worker:
             subscriptions=tuple(self._lanes),
             concurrency=self.settings.concurrency,
             busy=self.settings.concurrency - self._slots.free,
-            state="running" if self._state == "new" else self._state,
+            state=self._said(),
         )
+
+    def _said(self) -> Literal["running", "quiet", "draining", "gone"]:
+        if self._state == "new":
+            return "running"
+        return "quiet" if self._calm and self._state == "running" else self._state
 
     @property
     def running(self) -> int:
@@ -227,7 +286,11 @@ class Worker:
 
     async def _clear_suspects(self) -> None:
         """Run what vanished workers held, one at a time with nothing beside it: whoever kills its process is known."""
-        while self._state == "running" and (lanes := [lane for lane in self._lanes.values() if lane.suspects]):
+        while (
+            self._state == "running"
+            and not self._calm
+            and (lanes := [lane for lane in self._lanes.values() if lane.suspects])
+        ):
             for lane in lanes:
                 if not self._slots.isolates:
                     self._slots.holding = True
