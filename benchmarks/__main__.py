@@ -7,16 +7,17 @@ import fnmatch
 import os
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 from .harness import Outcome, Row, Sizes, run_row, verdicts
-from .report import Report, document, machine, summary, versions
-from .rows import ROWS
+from .report import Report, document, run_here, summary
+from .rows import ROWS, SECTIONS
 
 FULL = Sizes()
-QUICK = Sizes(rounds=2, divisor=10)
+QUICK = Sizes(rounds=2, scale=0.1)
 
 FAILED, USAGE, MISSED = 1, 2, 4
 
@@ -35,12 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         print("\n".join(f"{row.id:20} {row.title}" for row in rows))
         return 0
-    if options.write and (options.quick or options.only) and not options.read:
-        parser.error("--write takes a whole run: leave out --only and --quick")
+    if options.write and options.quick:
+        parser.error("--write takes figures that can be quoted: leave out --quick")
     report = _read(options.read) if options.read else _run(rows, options)
     _say("\n".join(summary(report, rows)))
     if options.write:
-        options.write.write_text(document(report, ROWS), encoding="utf-8")
+        _write(report, options.write)
     return _exit_code(report, rows, check=options.check)
 
 
@@ -49,8 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--only", action="append", default=[], metavar="PATTERN", help="only scenarios like this; repeatable")
     add("--quick", action="store_true", help="a tenth of the events, two rounds; figures not to be quoted")
+    add("--scale", type=float, default=1.0, metavar="X", help="so many times the events")
     add("--rounds", type=int, metavar="N", help=f"rounds of each scenario (default {FULL.rounds})")
-    add("--write", type=Path, metavar="FILE", help="write the page, such as docs/benchmarks.md")
+    add("--write", type=Path, metavar="FILE", help="renew what was measured in the page docs/benchmarks.md")
     add("--json", type=Path, metavar="FILE", default=_WORK / "results.json", help="default %(default)s")
     add("--read", type=Path, metavar="FILE", help="show the results in this file; run nothing")
     add("--dir", type=Path, metavar="DIR", default=_WORK, help="on the disk to be measured (%(default)s)")
@@ -75,22 +77,38 @@ def _run(rows: Sequence[Row], options: argparse.Namespace) -> Report:
     if load > _BUSY:
         _say(f"warning: others use this machine (load {load:.1f}): latencies and SQLite figures will suffer")
     sizes = QUICK if options.quick else FULL
-    if options.rounds:
-        sizes = Sizes(rounds=options.rounds, divisor=sizes.divisor)
+    sizes = Sizes(rounds=options.rounds or sizes.rounds, scale=sizes.scale * options.scale)
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    outcomes = []
+    began = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    runs, outcomes = {began: run_here()}, []
     for number, row in enumerate(rows, 1):
         _say(f"[{number}/{len(rows)}] {row.title}")
-        outcomes.append(run_row(row, sizes, options.dir, _say))
-        report = Report(
-            command="make bench", machine=machine(), versions=versions(), rounds=sizes.rounds, outcomes=outcomes
-        )
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+        outcome = run_row(row, sizes, options.dir, _say)
+        if outcome.others is not None:
+            _say(f"{row.id}  others used {outcome.others:.2f} cores")
+        outcomes.append(msgspec.structs.replace(outcome, run=began))
+        report = Report(runs=runs, outcomes=outcomes)
+        _keep(report, options.json)
     return report
 
 
 def _read(file: Path) -> Report:
     return msgspec.json.decode(file.read_bytes(), type=Report)
+
+
+def _keep(report: Report, file: Path) -> None:
+    file.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1))
+
+
+def _write(report: Report, page: Path) -> None:
+    """Put the outcomes in place of those of the same rows, in the page and in the figures kept beside it."""
+    kept = page.with_suffix(".json")
+    known = [row.id for row in ROWS]
+    whole = _read(kept).renewed_by(report) if kept.exists() else report
+    outcomes = sorted((o for o in whole.outcomes if o.row in known), key=lambda outcome: known.index(outcome.row))
+    whole = Report(runs={o.run: whole.runs[o.run] for o in outcomes}, outcomes=outcomes)
+    _keep(whole, kept)
+    page.write_text(document(whole, SECTIONS), encoding="utf-8")
 
 
 def _exit_code(report: Report, rows: Sequence[Row], *, check: bool) -> int:

@@ -18,7 +18,9 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from .child import ask, start
+from .child import start
+from .meter import Meter
+from .servers import Needs, Running, ServerMissing, ended_with_us, running
 from .task import RATE, Answer, Measure, Option, Task
 
 __all__ = [
@@ -125,7 +127,8 @@ class Row:
     Attributes:
         id: what `--only` is matched against.
         title: the scenario in words.
-        prepare: run once before the first round, to fill the row's shared directory.
+        needs: servers that its contenders share.
+        prepare: run once before the first round, to fill the row's shared directory or databases.
         rounds: instead of the usual: one for what takes minutes and is no ratio of speeds, more for short samples.
         timeout: seconds after which a sample has failed.
         note: how to read it.
@@ -135,6 +138,7 @@ class Row:
     title: str
     contenders: Sequence[Contender]
     targets: Sequence[Target] = ()
+    needs: Sequence[Needs] = ()
     prepare: Sequence[Contender] = ()
     rounds: int | None = None
     timeout: float = 120.0
@@ -143,22 +147,29 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """How much of everything: `events` are divided by `divisor`."""
+    """How much of everything: so many times the `events`."""
 
     rounds: int = 5
-    divisor: int = 1
+    scale: float = 1.0
 
     def rounds_of(self, row: Row) -> int:
         """How often to run a row; what is quick never takes more rounds than it says."""
-        return row.rounds if row.rounds and (self.divisor == 1 or row.rounds < self.rounds) else self.rounds
+        return row.rounds if row.rounds and (self.scale >= 1 or row.rounds < self.rounds) else self.rounds
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What a row gave: for each contender its samples, one a round, or why it has none."""
+    """What a row gave: for each contender its samples, one a round, or why it has none.
+
+    Attributes:
+        others: cores that other programs of the machine took meanwhile; None where the system does not say.
+        run: the run it is of, in the report.
+    """
 
     row: str
     samples: dict[str, list[Measure]]
     failures: dict[str, str]
+    others: float | None = None
+    run: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,29 +194,50 @@ class Verdict:
         return None if self.figure is None else self.target.reached(self.figure.median)
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a row runs, and how much of it."""
+
+    row: Row
+    sizes: Sizes
+    shared: Path
+    servers: Running
+
+
 def run_row(row: Row, sizes: Sizes, under: Path, progress: Progress) -> Outcome:
     """Run a row's rounds in a directory of its own below `under`, which is removed afterwards."""
-    samples: dict[str, list[Measure]] = {contender.name: [] for contender in row.contenders}
-    failures: dict[str, str] = {}
-    rounds = sizes.rounds_of(row)
     under.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=under, prefix=f"{row.id}-") as shared:
-        for step in row.prepare:
-            said = _sample(row, step, sizes, Path(shared), step.name)
+        try:
+            with running(row.needs) as servers:
+                meter = Meter(servers.cpu)
+                samples, failures = _rounds(_Place(row, sizes, Path(shared), servers), progress)
+                return Outcome(row=row.id, samples=samples, failures=failures, others=meter.others())
+        except ServerMissing as error:
+            return Outcome(row=row.id, samples={}, failures={"server": str(error)})
+
+
+def _rounds(place: _Place, progress: Progress) -> tuple[dict[str, list[Measure]], dict[str, str]]:
+    row = place.row
+    samples: dict[str, list[Measure]] = {contender.name: [] for contender in row.contenders}
+    failures: dict[str, str] = {}
+    for step in row.prepare:
+        said = _sample(place, step, step.name)
+        if said.measure is None:
+            return samples, {step.name: _why(said)}
+    rounds = place.sizes.rounds_of(row)
+    for number in range(rounds):
+        order = row.contenders if number % 2 == 0 else list(reversed(row.contenders))
+        for contender in order:
+            if contender.name in failures:
+                continue
+            said = _sample(place, contender, f"{number}-{row.contenders.index(contender)}")
             if said.measure is None:
-                return Outcome(row=row.id, samples=samples, failures={step.name: _why(said)})
-        for number in range(rounds):
-            order = row.contenders if number % 2 == 0 else list(reversed(row.contenders))
-            for contender in order:
-                if contender.name in failures:
-                    continue
-                said = _sample(row, contender, sizes, Path(shared), f"{number}-{row.contenders.index(contender)}")
-                if said.measure is None:
-                    failures[contender.name] = _why(said)
-                else:
-                    samples[contender.name].append(said.measure)
-                progress(f"{row.id}  {number + 1}/{rounds}  {contender.name}: {_shown(said)}")
-    return Outcome(row=row.id, samples=samples, failures=failures)
+                failures[contender.name] = _why(said)
+            else:
+                samples[contender.name].append(said.measure)
+            progress(f"{row.id}  {number + 1}/{rounds}  {contender.name}: {_shown(said)}")
+    return samples, failures
 
 
 def verdicts(row: Row, outcome: Outcome) -> list[Verdict]:
@@ -222,17 +254,18 @@ def figure(outcome: Outcome, contender: str, metric: str, over: str | None = Non
     return Figure(statistics.median(values), min(values), max(values)) if values else None
 
 
-def _sample(row: Row, contender: Contender, sizes: Sizes, shared: Path, place: str) -> Answer:
-    here = shared / place.replace(" ", "-")
+def _sample(place: _Place, contender: Contender, name: str) -> Answer:
+    here = place.shared / name.replace(" ", "-")
     here.mkdir()
     task = Task(
         run=contender.run,
-        events=max(1, contender.events // sizes.divisor),
+        events=max(1, round(contender.events * place.sizes.scale)),
         here=str(here),
-        shared=str(shared),
-        options={"divisor": sizes.divisor, **contender.options},
+        shared=str(place.shared),
+        urls=place.servers.fresh(),
+        options={"scale": place.sizes.scale, **contender.options},
     )
-    said = ask(start(task), row.timeout)
+    said = ended_with_us(start(task), place.row.timeout)
     shutil.rmtree(here, ignore_errors=True)
     return said
 

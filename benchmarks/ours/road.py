@@ -8,7 +8,7 @@ import time
 from postbus import Bus, RawEvent
 
 from ..child import ask, start
-from ..load import Ping, order, pace, percentile, rate, timed, timed_async
+from ..load import Ping, latencies, order, pace, rate, timed, timed_async
 from ..task import Measure, Task
 from .bus import CONCURRENCY, Count, fill, receipts, settled
 
@@ -77,18 +77,70 @@ def publish_many(task: Task) -> Measure:
     return asyncio.run(main())
 
 
-def drain(task: Task) -> Measure:
-    """A worker beside nothing else empties what was stored before it started."""
+def there_and_back(task: Task) -> Measure:
+    """`publish_many` of 100 and a worker in one loop; `journal` says whether what happens is written down."""
 
     async def main() -> Measure:
-        url, count = task.text("url"), Count(task.events)
-        await fill(url, task.events)
-        async with receipts(url, count) as bus:
+        batch, count = [order()] * 100, Count(task.events)
+        bus = receipts(task.text("url"), count, journal=bool(task.number("journal")))
+        async with bus, bus.worker() as worker:
+            begun = time.perf_counter()
+            for _ in range(task.events // len(batch)):
+                await bus.publish_many(batch)
+            await count.reached.wait()
+            await settled(bus, worker)
+            await bus.journal.flush()
+            return rate(task.events, time.perf_counter() - begun)
+
+    return asyncio.run(main())
+
+
+def drain(task: Task) -> Measure:
+    """A worker beside nothing else empties what was stored before it started.
+
+    With `keys` in the options its subscription is ordered, and the events have so many keys.
+    """
+
+    async def main() -> Measure:
+        url, count, keys = task.text("url"), Count(task.events), int(task.options.get("keys", 0))
+        await fill(url, task.events, keys)
+        async with receipts(url, count, ordered=keys > 0) as bus:
             begun = time.perf_counter()
             async with bus.worker() as worker:
                 await count.reached.wait()
                 await settled(bus, worker)
                 return rate(task.events, time.perf_counter() - begun)
+
+    return asyncio.run(main())
+
+
+def both(task: Task) -> Measure:
+    """`publish_many` of 100 in another process and a worker in this one, at once."""
+
+    async def main() -> Measure:
+        count = Count(task.events)
+        async with receipts(task.text("url"), count) as bus, bus.worker() as worker:
+            sender = start(task.other(f"{__name__}:send_many"))
+            await count.reached.wait()
+            await settled(bus, worker)
+            ended = time.monotonic()
+            said = await asyncio.to_thread(ask, sender, 10)
+            assert said.measure is not None, said.error
+            return rate(task.events, ended - said.measure["began"])
+
+    return asyncio.run(main())
+
+
+def send_many(task: Task) -> Measure:
+    """The publisher process of `both`."""
+
+    async def main() -> Measure:
+        batch = [order()] * 100
+        async with Bus(task.text("url")) as bus:
+            began = time.monotonic()
+            for _ in range(task.events // len(batch)):
+                await bus.publish_many(batch)
+            return {"began": began}
 
     return asyncio.run(main())
 
@@ -106,17 +158,12 @@ def latency(task: Task) -> Measure:
 
         bus.add_subscriber(receive, Ping, name="receive", concurrency=CONCURRENCY)
         async with bus, bus.worker():
-            sender = start(
-                Task(
-                    run=f"{__name__}:send", events=task.events, here=task.here, shared=task.shared, options=task.options
-                )
-            )
+            sender = start(task.other(f"{__name__}:send"))
             await enough.wait()
             await asyncio.to_thread(ask, sender, 10)
         return spans
 
-    spans = asyncio.run(main())[task.events // 10 :]
-    return {"ms p50": percentile(spans, 0.5) * 1e3, "ms p99": percentile(spans, 0.99) * 1e3}
+    return latencies(asyncio.run(main()))
 
 
 def send(task: Task) -> Measure:

@@ -90,7 +90,7 @@ def backlog(task: Task) -> Measure:
 
     async def main() -> Measure:
         url, count, stamps = task.text("url"), Count(task.events), [0.0] * 0
-        await fill(url, task.number("fill") // task.number("divisor"))
+        await fill(url, round(task.number("fill") * float(task.options["scale"])))
 
         async def receipt(event: OrderPlaced) -> None:
             if not stamps:

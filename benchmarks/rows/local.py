@@ -1,8 +1,8 @@
-"""The table: every scenario with its contenders, one line each, and what postbus must reach there."""
+"""In this process, in memory and on SQLite: what needs no server."""
 
 from __future__ import annotations
 
-from .harness import Row, aim, at_least, at_most, limit, ours, peer
+from ..harness import Row, aim, at_least, at_most, limit, ours, peer
 
 __all__ = ["ROWS"]
 
