@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from app import bus, ledger
 from rig_events import Happened
 
 from postbus import PublishFailed, PublishUnknown
+
+# So that events flow for as long as something is done to them.
+PAUSE = float(os.environ.get("RIG_PAUSE", "0"))
 
 
 async def main(first: int, count: int, batch: int, do: str) -> None:
@@ -19,15 +23,17 @@ async def main(first: int, count: int, batch: int, do: str) -> None:
                 (uuid4(), Happened(n, f"{first}-{n % 50}", do)) for n in range(start, min(start + batch, first + count))
             ]
             await asyncio.gather(*(publish(event_id, one) for event_id, one in events))
+            await asyncio.sleep(PAUSE)
 
 
-async def publish(event_id: object, one: Happened) -> None:
+async def publish(event_id: UUID, one: Happened) -> None:
     ledger.note("INTENT", event_id, key=one.key, number=one.number)
     while True:
         try:
             await bus.publish(one, id=event_id)
         except PublishFailed:
             ledger.note("FAILED", event_id, key=one.key, number=one.number)
+            await asyncio.sleep(0.1)  # an outage must not be over before the server is back
             return
         except PublishUnknown:
             ledger.note("UNKNOWN", event_id, key=one.key, number=one.number)

@@ -26,7 +26,14 @@ class Rig:
     """One store, one ledger, and the processes around them."""
 
     def __init__(
-        self, folder: Path, url: str, *, lease: float = 1.0, concurrency: int = 10, grace: float = 5.0
+        self,
+        folder: Path,
+        url: str,
+        *,
+        lease: float = 1.0,
+        concurrency: int = 10,
+        grace: float = 5.0,
+        pause: float = 0.0,
     ) -> None:
         self.url = url
         self.lease = lease
@@ -42,20 +49,22 @@ class Rig:
             "RIG_LEASE": str(lease),
             "RIG_GRACE": str(grace),
             "RIG_CONCURRENCY": str(concurrency),
+            "RIG_PAUSE": str(pause),
         }
 
-    def worker(self, *options: str) -> subprocess.Popen[bytes]:
-        """Start `postbus worker`."""
-        return self._start("-m", "postbus", "worker", "app:bus", *options)
+    def worker(self, *options: str, url: str | None = None) -> subprocess.Popen[bytes]:
+        """Start `postbus worker`; `url` leads it to the store by another way."""
+        return self._start("-m", "postbus", "worker", "app:bus", *options, url=url)
 
-    def publisher(self, first: int, count: int, batch: int = 20, do: str = "work") -> subprocess.Popen[bytes]:
+    def publisher(
+        self, first: int, count: int, batch: int = 20, do: str = "work", *, url: str | None = None
+    ) -> subprocess.Popen[bytes]:
         """Start a process that publishes `count` events, `batch` at a time."""
-        return self._start("publisher.py", str(first), str(count), str(batch), do)
+        return self._start("publisher.py", str(first), str(count), str(batch), do, url=url)
 
-    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=HERE, env=self.env, stdout=self._log, stderr=self._log
-        )
+    def _start(self, *arguments: str, url: str | None = None) -> subprocess.Popen[bytes]:
+        env = self.env if url is None else {**self.env, "RIG_URL": url}
+        process = subprocess.Popen([sys.executable, *arguments], cwd=HERE, env=env, stdout=self._log, stderr=self._log)
         self._started.append(process)
         return process
 
@@ -123,6 +132,10 @@ class Rig:
         return judge(
             self.ledger.entries(), SUBSCRIPTIONS, dead=dead, frozen=self.frozen, ordered=("ordered",), **options
         )
+
+    def log_lines(self) -> int:
+        """How many lines the workers have said."""
+        return len(Path(self._log.name).read_text(errors="replace").splitlines())
 
     def log_tail(self, lines: int = 30) -> str:
         """What the workers said last."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from postbus import event
 
 
-@event("rig.thing.happened", key="key")
+@event("rig.thing.happened", key="key", partitions=int(os.environ.get("RIG_PARTITIONS", "1")))
 @dataclass(frozen=True)
 class Happened:
     """`do` says what its subscribers do, for `seconds`."""

@@ -16,18 +16,26 @@ sys.path.insert(0, str(Path(__file__).parent))
 from rig import Rig, rig
 from rig_events import Blocked, Happened
 
+from server_kinds import PostgresKind, RedisKind
+from servers import own
 
-@pytest.fixture(params=["sqlite"])
+
+@pytest.fixture(params=["sqlite", "redis", "postgres"])
 def torment(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
-    with rig(tmp_path, f"sqlite:///{tmp_path}/bus.db") as made:
-        yield made
+    if request.param == "sqlite":
+        with rig(tmp_path, f"sqlite:///{tmp_path}/bus.db") as made:
+            yield made
+        return
+    for server in own(RedisKind() if request.param == "redis" else PostgresKind()):
+        with rig(tmp_path, server.url) as made:
+            yield made
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(180)
 async def test_nothing_is_lost_however_often_workers_are_killed(torment: Rig) -> None:
-    """Row 1: 20,000 events, 20 kills."""
-    events, kills = 20_000, 20
+    """Row 1: 10,000 events, 10 kills: twice as many for each event as 50 for 100,000."""
+    events, kills = 10_000, 10
     luck = random.Random(1)
     publishers = [torment.publisher(start, events // 2) for start in (0, events // 2)]
     workers = [torment.worker(), torment.worker()]
@@ -56,7 +64,8 @@ async def test_nothing_is_lost_however_often_workers_are_killed(torment: Rig) ->
 @pytest.mark.timeout(120)
 async def test_frozen_workers_are_fenced_off(torment: Rig) -> None:
     """A worker that stands still for longer than its lease loses what it held, and nothing is lost or out of order."""
-    publisher = torment.publisher(0, 10_000, 5)
+    torment.env["RIG_PAUSE"] = "0.02"  # so that events flow for at least 14 s
+    publisher = torment.publisher(0, 3_500, 5)
     workers = [torment.worker(), torment.worker()]
     await torment.more_ends(100)
     for turn in range(4):
@@ -68,7 +77,7 @@ async def test_frozen_workers_are_fenced_off(torment: Rig) -> None:
     await torment.until(lambda: publisher.poll() == 0, 60, "the publisher ends")
     await torment.drained(30)
     verdict = await torment.verdict()
-    assert verdict.accepted == 10_000, verdict
+    assert verdict.accepted == 3_500, verdict
     assert not verdict.lost, verdict
     assert not verdict.overlaps, verdict
     # A suspect whose worker stood still while it ran alone is charged: nobody can tell that from a death.
@@ -109,7 +118,10 @@ async def test_a_blocked_thread_keeps_its_lease_and_the_others_go_on(torment: Ri
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize("where", ["thread", "process"])
 async def test_code_that_holds_the_interpreter_runs_again_at_most_once(torment: Rig, where: str) -> None:
-    """Row 5: a process that holds the interpreter cannot renew; in a child process it does not matter."""
+    """Row 5: a process that holds the interpreter cannot renew; in a child process it does not matter.
+
+    Only the first run holds it: one that starved each of its runs would be run once for each of its attempts.
+    """
     torment.env["RIG_BLOCK"] = where
     for _ in range(2):
         torment.worker()
@@ -121,7 +133,7 @@ async def test_code_that_holds_the_interpreter_runs_again_at_most_once(torment: 
     starts = torment.ledger.count("START")
     assert starts == 1 if where == "process" else starts <= 2
     if starts == 2:
-        assert "heartbeat starved" in torment.log_tail(200)
+        await torment.until(lambda: "heartbeat starved" in torment.log_tail(200), 30, "the first run lets go")
 
 
 @pytest.mark.timeout(60)
@@ -143,6 +155,20 @@ async def test_a_message_that_kills_workers_convicts_only_itself(torment: Rig) -
     innocent = {delivery: n for delivery, n in verdict.attempts.items() if delivery[1] != str(killer.id)}
     assert max(innocent.values()) == 1
     assert len(innocent) == 2 * 199
+
+
+def test_a_line_that_a_kill_has_cut_off_is_left_out_and_harms_no_other(tmp_path: Path) -> None:
+    """The kernel may end a write at the border of two pages when its process is killed."""
+    from postbus.testing.ledger import Ledger  # noqa: PLC0415 - beside what it proves
+
+    ledger = Ledger(tmp_path / "l")
+    ledger.note("START", "a", subscription="s", number=1769)
+    whole = ledger.path.read_bytes()
+    for length in range(1, len(whole)):
+        ledger.path.write_bytes(whole[:length])
+        ledger.note("END", "b", subscription="s", number=1)
+        assert [(entry.kind, entry.id, entry.number) for entry in ledger.entries()] == [("END", "b", 1)]
+    ledger.close()
 
 
 def test_the_ledger_finds_what_is_wrong(tmp_path: Path) -> None:

@@ -1,12 +1,10 @@
-"""Redis Streams pass the suite, on Valkey and on Redis."""
+"""Redis Streams pass the suite, on Valkey, on Redis, and on the oldest Redis that is promised."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from shutil import which
 
 import pytest
 
@@ -15,26 +13,22 @@ from postbus.clock import SystemClock
 from postbus.testing.suite import TransportSuite
 from postbus.transport import Transport
 from postbus.transports.redis import connect
+from redis_servers import OnPath, oldest
 from server_kinds import RedisKind
 from servers import own, shared
 
 __all__ = ["TestRedis"]
 
 
-class _OnPath(RedisKind):
-    """The `redis-server` of the machine, whatever a wheel brings."""
-
-    def binary(self) -> Path | None:
-        found = which("redis-server")
-        return None if found is None else Path(found)
-
-
-@pytest.fixture(scope="module", params=["valkey", "redis"])
+@pytest.fixture(
+    scope="module",
+    params=["valkey", *(pytest.param(other, marks=pytest.mark.once) for other in ("redis", "redis 6.2"))],
+)
 def server(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "valkey":
         yield from shared(RedisKind())
     else:
-        for running in own(_OnPath()):
+        for running in own(OnPath() if request.param == "redis" else oldest()):
             yield running.url
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+import pytest
 import redis
 
 from postbus import Bus, PublishFailed, PublishUnknown, event
+from postbus.transports.redis.road import RedisTransport
 from server_kinds import RedisKind
 from servers import own
 
@@ -126,3 +129,23 @@ def test_sync_callers_publish_too() -> None:
             assert len({envelope.id for envelope in sent}) == 3
             with redis.Redis.from_url(server.url) as admin:
                 assert admin.xlen("{postbus/orders.order}:s") == 3
+
+
+async def test_a_worker_without_subscribers_relays_and_waits_for_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[Collection[str]] = []
+    wait = RedisTransport.wait
+
+    async def noted(self: RedisTransport, names: Collection[str], timeout: float) -> Set[str]:
+        waited.append(names)
+        await asyncio.sleep(0)
+        return await wait(self, names, timeout)
+
+    monkeypatch.setattr(RedisTransport, "wait", noted)
+    for server in own(RedisKind()):
+        relaying = Bus(server.url, outbox=f"sqlite:///{tmp_path / 'shop.db'}")
+        async with opened(server.url) as shop, relaying.worker():
+            await relaying.publish(OrderPlaced("o-1"))
+            await shop.until("o-1")
+    assert all(waited)
