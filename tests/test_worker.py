@@ -1,4 +1,4 @@
-"""The background: attempts, time limits, cancellation, slots, shutdown; the same on memory and SQLite."""
+"""The background: attempts, time limits, cancellation, slots, shutdown; the same on every transport."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import asyncio
 import contextvars
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -24,8 +26,12 @@ from postbus import (
     Retry,
     Snooze,
     around_delivery,
+    around_thread,
     event,
 )
+from postbus.transport import Claimed
+from server_kinds import PostgresKind, RedisKind
+from servers import shared
 
 Make = Callable[..., Bus]
 
@@ -46,9 +52,23 @@ class OrderShipped:
 QUICK = Retry(attempts=3, delay=0.01, multiplier=1, jitter=0)
 
 
-@pytest.fixture(params=["memory://", "memory://?codec=msgpack", "sqlite", "sqlite json"])
+@pytest.fixture(scope="module")
+def redis_url() -> Iterator[str]:
+    yield from shared(RedisKind())
+
+
+@pytest.fixture(scope="module")
+def postgres_url() -> Iterator[str]:
+    yield from shared(PostgresKind())
+
+
+@pytest.fixture(params=["memory://", "memory://?codec=msgpack", "sqlite", "sqlite json", "redis", "postgres"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
+    namespace = f"t{uuid4().hex[:12]}"
+
     def bus(**options: Any) -> Bus:
+        if request.param in ("redis", "postgres"):
+            return Bus(request.getfixturevalue(f"{request.param}_url"), namespace=namespace, **options)
         if request.param.startswith("sqlite"):
             codec = "json" if "json" in request.param else "msgpack"
             return Bus(f"sqlite:///{tmp_path}/bus.db", codec=codec, **options)
@@ -247,10 +267,34 @@ async def test_a_worker_whose_slots_have_all_leaked_ends(make: Make) -> None:
         await asyncio.sleep(0)
 
 
+async def test_a_stop_hears_of_a_claim_that_a_bell_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for what is claimed, and no longer than that: not for its whole grace."""
+    bus = Bus("memory://")
+    bus.add_subscriber(lambda placed: None, OrderPlaced, name="receipts")
+    async with bus, bus.worker() as worker:
+        while not worker.idle:  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(0.001)
+        under_way, answer = asyncio.Event(), asyncio.Event()
+
+        async def slowly(*_: Any, **__: Any) -> Claimed:
+            under_way.set()
+            await answer.wait()
+            return Claimed(())  # somebody else was quicker
+
+        monkeypatch.setattr(bus.transport, "claim", slowly)
+        await bus.publish(OrderPlaced("o-1"))
+        await under_way.wait()
+        stopping = asyncio.create_task(worker.stop())
+        await asyncio.sleep(0)
+        answer.set()
+        await asyncio.wait_for(stopping, 15)
+
+
 async def test_concurrency_is_kept_for_each_subscription_and_for_the_process(make: Make) -> None:
     bus = make(concurrency=5)
     now: dict[str, int] = {"a": 0, "b": 0}
     most: dict[str, int] = {"a": 0, "b": 0, "both": 0}
+    full = asyncio.Event()
 
     def subscriber(name: str, limit: int) -> None:
         @bus.subscriber(OrderPlaced, name=name, concurrency=limit)
@@ -258,6 +302,9 @@ async def test_concurrency_is_kept_for_each_subscription_and_for_the_process(mak
             now[name] += 1
             most[name] = max(most[name], now[name])
             most["both"] = max(most["both"], sum(now.values()))
+            if most["both"] == 5:
+                full.set()
+            await full.wait()
             await asyncio.sleep(0.001)
             now[name] -= 1
 
@@ -323,6 +370,46 @@ async def test_middleware_runs_around_each_delivery(make: Make) -> None:
         await bus.publish(OrderPlaced("o-1"))
         await bus.drain()
     assert steps == ["outer receipts", "outer ends", "outer receipts", "o-1", "outer ends"]
+
+
+async def test_middleware_of_threads_runs_where_the_subscriber_runs(make: Make) -> None:
+    steps: list[tuple[str, int]] = []
+    flavour: ContextVar[str] = ContextVar("flavour", default="plain")
+
+    @around_thread
+    def outer() -> Iterator[None]:
+        flavour.set("seen by the subscriber")
+        try:
+            yield
+        finally:
+            steps.append(("outer ends", threading.get_ident()))
+
+    @around_thread
+    def inner() -> Iterator[None]:
+        yield
+        steps.append(("inner ends", threading.get_ident()))
+
+    bus = make(middleware=[outer, inner])
+
+    @bus.subscriber(OrderPlaced, retry=Retry(attempts=1))
+    def receipts(event: OrderPlaced) -> None:
+        steps.append((flavour.get(), threading.get_ident()))
+        if event.order_id == "bad":
+            raise OSError
+
+    @bus.subscriber(OrderPlaced)
+    async def in_the_loop(event: OrderPlaced) -> None:
+        assert flavour.get() == "plain"
+
+    async with bus:
+        for order in ("o-1", "bad"):
+            await bus.publish(OrderPlaced(order))
+            await bus.drain()
+        assert len(await bus.dead.list("receipts")) == 1
+        assert await bus.dead.list("in_the_loop") == []
+    whole = ["seen by the subscriber", "inner ends", "outer ends"]
+    assert [step for step, _ in steps] == [*whole, "seen by the subscriber", "outer ends"]
+    assert threading.get_ident() not in {thread for _, thread in steps}
 
 
 async def test_ordered_deliveries_of_a_key_run_one_at_a_time_in_order(make: Make) -> None:

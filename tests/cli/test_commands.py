@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,7 +18,10 @@ from commands import APP, Result, postbus
 
 from deeds import Deed, make
 from postbus import Bus, RawEvent, Reject
+from postbus.delivery import Failure, Requeue
 from running import DEEDS, Shop
+from server_kinds import RedisKind
+from servers import own
 
 COMMANDS = (
     "worker", "publish", "status", "events", "dead", "subs", "setup", "doctor", "demo", "bench", "init", "completion",
@@ -27,9 +30,19 @@ COMMANDS = (
 NASTY = "\x1b]0;owned\x07\x1b[31m red \u202e \x00"
 
 
+@pytest.fixture(params=["sqlite", "redis"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Where the program keeps its events."""
+    if request.param == "sqlite":
+        yield Shop(tmp_path).url
+        return
+    for server in own(RedisKind()):
+        yield server.url
+
+
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    shop = Shop(tmp_path)
+def shop(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    shop = Shop(tmp_path, DEEDS_URL=url)
     for name, value in shop.env.items():
         monkeypatch.setenv(name, value)
     for name in ("NO_COLOR", "FORCE_COLOR", "POSTBUS_APP"):
@@ -229,10 +242,10 @@ def test_status_tells_people_and_programs_how_every_subscription_stands(shop: Sh
     status = postbus("status", *APP, "--json").json
     work = next(s for s in status["subscriptions"] if s["name"] == "work")
     assert set(work) == {
-        "name", "backlog", "in_flight", "scheduled", "retrying", "dead", "oldest_age", "next_due", "parked",
-        "parked_events", "workers", "paused",
+        "name", "backlog", "in_flight", "scheduled", "retrying", "dead", "oldest_age", "next_due", "parked", "waiting",
+        "parked_events", "trimmed", "workers", "paused",
     }  # fmt: skip
-    assert set(status) == {"subscriptions", "totals", "workers", "broken_limits"}
+    assert set(status) == {"subscriptions", "totals", "workers", "outbox", "broken_limits"}
     assert (work["dead"], status["totals"]["dead"]) == (1, 1)
 
 
@@ -339,6 +352,40 @@ def test_replay_and_discard_move_what_was_chosen(shop: Shop) -> None:
     assert postbus("status", *APP, "--json").json["totals"]["backlog"] == 1
     assert postbus("dead", "discard", *APP, "--error", "ValueError", "--yes", "--rate", "1000/s").out.startswith("1 ")
     assert [letter["id"] for letter in postbus("dead", "list", *APP, "--json").lines] == [letters[1]["id"]]
+
+
+def test_retries_are_listed_run_now_and_discarded(shop: Shop) -> None:
+    async def fail(bus: Bus) -> None:
+        await bus.publish_many([Deed(number) for number in range(3)])
+        claimed = await bus.transport.claim("work", owner="a", limit=3, lease=60)
+        failed = Requeue(600, Failure("builtins.OSError", "no route to host"))
+        await bus.transport.settle([(delivery, failed) for delivery in claimed.deliveries])
+
+    def standing() -> tuple[int, int, int]:
+        work = with_bus(lambda bus: bus.stats())["work"]
+        return work.backlog, work.retrying, work.dead
+
+    with_bus(fail)
+    listed = postbus("retries", "list", *APP, "--json").lines
+    assert [(one["subscription"], one["attempt"]) for one in listed] == [("work", 2)] * 3
+    first, second, third = (one["event"]["id"] for one in listed)
+    assert first in postbus("retries", "list", *APP).out
+    assert postbus("retries", "list", *APP, "--sub", "work", "--name", "other.>", "--json").lines == []
+    assert "3 retries would be discarded" in postbus("retries", "discard", *APP, "--all", "--dry-run").err
+    assert postbus("retries", "discard", *APP).code == 2
+    assert postbus("retries", "run-now", *APP, first, "--yes").out == "1 retries run now\n"
+    assert standing() == (1, 2, 0)
+    assert postbus("retries", "discard", *APP, "--sub", "work", "--ids", f"{second},{third}", "--yes").out.startswith(
+        "2 "
+    )
+    assert standing() == (1, 0, 0)
+
+
+def test_workers_are_listed_and_only_those_that_live_can_be_asked(shop: Shop) -> None:
+    assert postbus("workers", "list", *APP, "--json").lines == []
+    for what in ("quiet", "resume", "stop"):
+        refused = postbus("workers", what, *APP, "nobody")
+        assert (refused.code, "no worker is called nobody: there are none" in refused.err) == (1, True)
 
 
 def test_what_is_exported_can_be_published_again(shop: Shop) -> None:

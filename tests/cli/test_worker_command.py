@@ -1,14 +1,15 @@
-"""`postbus worker` as a process: what it runs, how it ends, and what it survives.  On SQLite."""
+"""`postbus worker` as a process: what it runs, how it ends, and what it survives."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 from urllib.error import HTTPError
@@ -22,6 +23,8 @@ from postbus import Bus, DeadLetter
 from postbus.inspection import inspectable
 from postbus.transport import SubscriptionStats, WorkerInfo
 from running import DEEDS, Running, Shop, alive
+from server_kinds import Kind, PostgresKind, RedisKind
+from servers import own
 
 T = TypeVar("T")
 
@@ -30,11 +33,23 @@ TERM, KILL = signal.SIGTERM, signal.SIGKILL
 
 
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    shop = Shop(tmp_path)
-    for name, value in shop.env.items():
-        monkeypatch.setenv(name, value)
-    return shop
+def shop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    """On SQLite, unless a test asks for a server."""
+    with contextlib.ExitStack() as stack:
+        shop = Shop(tmp_path)
+        if kind := SERVERS.get(getattr(request, "param", "")):
+            server = own(kind)
+            stack.callback(server.close)  # type: ignore[attr-defined]  # it is a generator, which ends what it started
+            shop.env["DEEDS_URL"] = next(server).url
+        for name, value in shop.env.items():
+            monkeypatch.setenv(name, value)
+        yield shop
+
+
+SERVERS: dict[str, Kind] = {"redis": RedisKind(), "postgres": PostgresKind()}
+everywhere = pytest.mark.parametrize(
+    "shop", ["sqlite", *(pytest.param(name, marks=pytest.mark.once) for name in SERVERS)], indirect=True
+)
 
 
 def with_bus(work: Callable[[Bus], Awaitable[T]]) -> T:
@@ -120,9 +135,36 @@ def test_logs_can_be_json_and_nothing_in_them_steers_a_terminal_or_tells_a_passw
         publish(Deed(0, "fail", 0))
 
 
+# -- what operators ask of one
+
+
+@everywhere
+def test_an_operator_quiets_a_worker_lets_it_go_on_and_stops_it(shop: Shop) -> None:
+    def ask(what: str, owner: str) -> None:
+        asked = shop.run("workers", what, APP, owner)
+        assert asked.returncode == 0, asked.stderr
+
+    with shop.start("worker", APP) as worker:
+        shop.until(live_workers)
+        (one,) = live_workers()
+        ask("quiet", one.owner)
+        shop.until(lambda: [info.state for info in live_workers()] == ["quiet"])
+        publish(Deed(0))
+        assert (stats().backlog, shop.lines("START")) == (1, [])
+        ask("resume", one.owner)
+        shop.until(lambda: shop.lines("END"))
+        shop.until(lambda: [info.state for info in live_workers()] == ["running"])
+        ask("stop", one.owner)
+        assert worker.ends() == 0
+        assert "stopped by an operator, and is not started again" in worker.said()
+    unknown = shop.run("workers", "stop", APP, one.owner)
+    assert (unknown.returncode, "no worker is called" in unknown.stderr) == (1, True)
+
+
 # -- ending: GUARANTEES 14, faults 9 and 32
 
 
+@everywhere
 def test_a_signal_lets_the_running_finish_and_hands_back_what_has_not_started(shop: Shop) -> None:
     publish(*(Deed(number, "sleep", 1.0) for number in range(15)))
     with shop.start("worker", APP) as worker:
@@ -167,6 +209,7 @@ def test_what_cannot_be_cancelled_does_not_outlive_the_grace_by_more_than_a_seco
     assert [line.attempt for line in shop.lines("START")] == [1, 1]
 
 
+@everywhere
 def test_the_second_signal_ends_at_once(shop: Shop) -> None:
     publish(Deed(0, "sleep", 600))
     with shop.start("worker", APP, "--grace", "600") as worker:
@@ -221,6 +264,7 @@ def test_a_store_that_was_deleted_ends_it(shop: Shop) -> None:
 # -- what subscribers do: faults 7, 10, 11, GUARANTEES 10
 
 
+@everywhere
 def test_whatever_a_subscriber_raises_is_one_failed_attempt_and_the_worker_lives(shop: Shop) -> None:
     raised = ["exit", "interrupt", "end generator", "unusual", "group", "time out"]
     publish(*(Deed(number, do) for number, do in enumerate(raised)), Deed(9))
@@ -266,6 +310,7 @@ def test_the_healthy_go_on_while_a_suspect_runs(shop: Shop) -> None:
     assert {line.attempt for line in shop.lines("START")} == {1}
 
 
+@everywhere
 def test_a_message_that_devours_the_memory_is_buried_alone(shop: Shop) -> None:
     shop.env["DEEDS_LIMIT"] = str(2 * 1024**3)
     publish(*(Deed(number, "devour" if number == 5 else "nothing") for number in range(20)))
@@ -278,6 +323,7 @@ def test_a_message_that_devours_the_memory_is_buried_alone(shop: Shop) -> None:
     assert {line.attempt for line in shop.lines("END")} == {1}
 
 
+@everywhere
 def test_a_subscriber_that_ignores_its_end_is_given_up_and_its_worker_replaced(shop: Shop) -> None:
     shop.env |= {"DEEDS_TIMEOUT": "0.2", "DEEDS_AT_ONCE": "1"}
     publish(Deed(0, "deaf", 600))
@@ -307,6 +353,7 @@ def test_a_subscriber_in_a_process_of_its_own_kills_only_that(shop: Shop) -> Non
 # -- what happens to processes: faults 13, 14, 34
 
 
+@everywhere
 def test_children_stop_with_a_supervisor_that_was_killed(shop: Shop) -> None:
     publish(Deed(0, "sleep", 0.5))
     publish(Apart(1, "sleep", 600))
@@ -321,6 +368,7 @@ def test_children_stop_with_a_supervisor_that_was_killed(shop: Shop) -> None:
     assert stats().in_flight == 0
 
 
+@everywhere
 def test_a_worker_that_dies_at_start_again_and_again_leaves_nothing_behind(shop: Shop) -> None:
     publish(Deed(0))
     dying = shop.run("worker", APP, DEEDS_DIES_AT_START="1")
@@ -331,6 +379,7 @@ def test_a_worker_that_dies_at_start_again_and_again_leaves_nothing_behind(shop:
     assert len(shop.lines("END")) == 1
 
 
+@everywhere
 def test_records_of_workers_that_died_do_not_pile_up(shop: Shop) -> None:
     with shop.start("worker", APP, "--lease", "0.3") as worker:
         for times in range(1, 5):

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import datetime as dt
 import sqlite3
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, assert_type
 from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session
 
 from postbus import (
     Bus,
@@ -26,6 +29,7 @@ from postbus import (
     Handle,
     Health,
     Next,
+    OutboxStats,
     PublishFailed,
     Publishing,
     PublishUnknown,
@@ -37,6 +41,7 @@ from postbus import (
     Stats,
     around_delivery,
     around_publish,
+    around_thread,
     event,
 )
 
@@ -63,6 +68,7 @@ def a_marked_class_stays_what_it_was() -> None:
 bus = Bus("sqlite:///shop.db", lease=dt.timedelta(seconds=30), middleware=[])
 router = Router()
 bus.include(router)
+Bus("redis://localhost", transactions=async_sessionmaker())
 assert_type(Bus.from_env(), Bus)
 Bus("memory://", "shop")  # type: ignore[call-arg]
 Bus("memory://", lease="30")  # type: ignore[arg-type]
@@ -151,6 +157,18 @@ async def ship(event: OrderPlaced) -> None: ...
 def archive(event: RawEvent) -> None: ...
 
 
+@bus.subscriber(OrderPlaced, transactional=True)
+async def billed_in(event: OrderPlaced, session: AsyncSession) -> None: ...
+
+
+@bus.subscriber(OrderPlaced, transactional=True)
+def booked_in(event: OrderPlaced, context: DeliveryContext, session: Session) -> None:
+    assert_type(context.tx_as(Session), Session)
+
+
+assert_type(booked_in, Callable[[OrderPlaced, DeliveryContext, Session], None])
+
+
 @bus.subscriber(OrderPlaced)  # type: ignore[arg-type]
 async def ships_what_was_placed(event: OrderShipped) -> None: ...
 
@@ -172,6 +190,10 @@ async def publishing() -> None:
         assert_type(await bus.drain(timeout=5), None)
         assert_type(await bus.health(), Health)
         assert_type(await bus.stats(), Stats)
+        assert_type(await bus.ping(), float)
+        if bus.outbox is not None:
+            assert_type(await bus.outbox.stats(), OutboxStats)
+            assert_type(await bus.outbox.replay(), int)
         assert_type(await bus.dead.get(UUID(int=1)), DeadLetter | None)
         await bus.publish(OrderPlaced("o-1", 1), delay="5")  # type: ignore[arg-type]
         await bus.publish(OrderPlaced("o-1", 1), "o-1")  # type: ignore[call-arg]
@@ -227,6 +249,11 @@ async def in_a_transaction(connection: sqlite3.Connection) -> None:
         assert_type(await bus.publish(OrderPlaced("o-1", 1), within=tx), Envelope)
 
 
+async def in_a_session(session: AsyncSession, blocking: Session) -> None:
+    assert_type(await bus.publish(OrderPlaced("o-1", 1), within=session), Envelope)
+    assert_type(bus.publish_sync(OrderPlaced("o-1", 1), within=blocking), Envelope)
+
+
 class Upper:
     """A codec of one's own needs no base class."""
 
@@ -263,5 +290,10 @@ def tagged(publishing: Publishing) -> Any:
     yield
 
 
-Bus("memory://", middleware=[timed, tagged])
+@around_thread
+def tidied() -> Iterator[None]:
+    yield
+
+
+Bus("memory://", middleware=[timed, tagged, tidied])
 Bus("memory://", middleware=[announce])  # type: ignore[list-item]
