@@ -16,7 +16,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ReadOnlyErr
 from redis.retry import Retry
 
 from ...errors import AccessRefused, TransportError
-from .trust import distrusted
+from .trust import distrusted, unexplained
 
 __all__ = [
     "Blocking",
@@ -27,6 +27,7 @@ __all__ = [
     "Recipe",
     "Unreachable",
     "demoted",
+    "hang_up",
     "packed",
     "unwelcome",
     "wire_of",
@@ -164,14 +165,14 @@ class Entrance:
             async with asyncio.timeout(self.patience * _SHARE):
                 await connection.connect()
         except TimeoutError:
-            await connection.disconnect(nowait=True)
+            await hang_up(connection)
             hint = ": does it speak TLS at that port, or should it be redis://?" if self._recipe.kind == "tls" else ""
             raise Unreachable(f"{self} could not be reached within {self.patience:g} s{hint}") from None
         except (RedisError, OSError) as error:
-            await connection.disconnect(nowait=True)
+            await hang_up(connection)
             raise unwelcome(error, self) from error
         except BaseException:
-            await connection.disconnect(nowait=True)
+            await hang_up(connection)
             raise
         return connection
 
@@ -200,7 +201,7 @@ def unwelcome(error: Exception, place: object) -> TransportError:
         return AccessRefused(f"{place} refuses this user or password: {error}")
     if isinstance(error, ResponseError) and "DB index" in str(error):
         return AccessRefused(f"{place} has no such database: {error}")
-    return distrusted(error, place) or Unreachable(f"{place} cannot be reached: {error}")
+    return distrusted(error, place) or Unreachable(f"{place} cannot be reached: {error}{unexplained(error, place)}")
 
 
 def demoted(error: object) -> bool:
@@ -213,6 +214,16 @@ def wire_of(connection: Connection) -> asyncio.Transport:
     """What redis-py speaks through, for one who speaks by himself from now on: nothing may be under way."""
     writer: asyncio.StreamWriter = cast(Any, connection)._writer  # noqa: SLF001 - redis-py has no public name for it
     return cast(asyncio.Transport, writer.transport)
+
+
+async def hang_up(connection: Connection) -> None:
+    """Close a connection of which nothing more is wanted, now.
+
+    A TLS connection takes leave of the server first: where the loop ends meanwhile, its socket would stay open.
+    """
+    if cast(Any, connection).is_connected:
+        wire_of(connection).abort()
+    await connection.disconnect(nowait=True)
 
 
 # A command as it is sent.  The connections for event loops pack in Python even where hiredis is there, which takes five

@@ -9,7 +9,7 @@ from typing import Any
 from redis.exceptions import NoPermissionError, RedisError
 
 from ...errors import AccessRefused, TransportError
-from .door import Blocking, Connection, Entrance, Recipe, Unreachable, packed, unwelcome
+from .door import Blocking, Connection, Entrance, Recipe, Unreachable, hang_up, packed, unwelcome
 
 __all__ = ["Sentinels"]
 
@@ -53,10 +53,10 @@ class Sentinels:
         except NoPermissionError:  # then a refused write shows that it is a replica
             return connection
         except (RedisError, OSError, TimeoutError) as error:
-            await connection.disconnect(nowait=True)
+            await hang_up(connection)
             raise Unreachable(f"{primary} does not say what it is: {error}") from error
         except BaseException:
-            await connection.disconnect(nowait=True)
+            await hang_up(connection)
             raise
         return connection
 
@@ -102,7 +102,7 @@ class Sentinels:
         except (RedisError, OSError) as error:
             raise unwelcome(error, watcher) from error
         finally:
-            await connection.disconnect(nowait=True)
+            await hang_up(connection)
         return self._known(answer, watcher)
 
     def _primary_blocking(self) -> Entrance:

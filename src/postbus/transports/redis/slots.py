@@ -10,7 +10,7 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError, TryAgainError
 
 from ...errors import AccessRefused, TransportError
-from .door import Blocking, Connection, Entrance, Recipe, Unreachable, packed, unwelcome
+from .door import Blocking, Connection, Entrance, Recipe, Unreachable, hang_up, packed, unwelcome
 from .scripts import Script
 
 __all__ = ["PAUSE", "Slots", "slot_of"]
@@ -106,7 +106,7 @@ class Slots:
                         await connection.send_packed_command(packed(_QUESTION), check_health=False)
                         self._learn(await connection.read_response(disable_decoding=True), door)
                     finally:
-                        await connection.disconnect(nowait=True)
+                        await hang_up(connection)
             except TimeoutError:
                 silent.append(Unreachable(f"{door} did not answer within {_EACH:g} s"))
             except (RedisError, OSError) as error:

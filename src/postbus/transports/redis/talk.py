@@ -10,7 +10,7 @@ import hiredis
 from redis.asyncio.connection import DefaultParser
 from redis.exceptions import InvalidResponse, RedisError
 
-from .door import Connection, wire_of
+from .door import Connection, hang_up, wire_of
 
 __all__ = ["NOTHING", "Talk", "new_reader"]
 
@@ -65,7 +65,7 @@ class Talk(asyncio.Protocol):
     async def close(self) -> None:
         """Hang up."""
         self.end(ConnectionError("it was closed"))
-        await self._connection.disconnect(nowait=True)
+        await hang_up(self._connection)
 
 
 def _nothing(_: Any) -> None:

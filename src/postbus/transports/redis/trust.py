@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Iterator
 
 from ...errors import AccessRefused, TransportError
 
-__all__ = ["distrusted"]
+__all__ = ["distrusted", "unexplained"]
 
 # Of OpenSSL's verdicts on a certificate: not yet or no longer valid; for another host, or address.
 _OUT_OF_DATE = (9, 10)
 _ANOTHER = (62, 64)
+_BROKEN = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError, asyncio.IncompleteReadError)
 # How a server says that it wants to see a certificate, or another one.
 _SHOW = ("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE", "BAD_CERTIFICATE", "UNKNOWN_CA", "CERTIFICATE_UNKNOWN")
 
@@ -40,6 +42,17 @@ def distrusted(error: BaseException, place: object) -> TransportError | None:
             case _:
                 pass
     return None
+
+
+def unexplained(error: BaseException, place: object) -> str:
+    """What may be behind a secured connection that broke at its first question.
+
+    By TLS 1.3 a server looks at the client's certificate after the client is through, and its reason, which comes on the
+    way back, is often lost with the connection.
+    """
+    if str(place).startswith("rediss") and any(isinstance(cause, _BROKEN) for cause in _causes(error)):
+        return ": if it wants to see a certificate, or another one, say ssl_certfile= and ssl_keyfile="
+    return ""
 
 
 def _of_certificate(error: ssl.SSLCertVerificationError, place: object) -> str:
