@@ -20,6 +20,8 @@ from postbus.testing.ledger import Ledger, Verdict, judge
 
 HERE = Path(__file__).parent
 SUBSCRIPTIONS = ("plain", "ordered")
+# Seconds between two looks: who looks more often takes the time of those that are looked at.
+_LOOK = 0.04
 
 
 class Rig:
@@ -96,6 +98,23 @@ class Rig:
                 assert time.monotonic() < until, self.log_tail()
                 await asyncio.sleep(0.01)
 
+    async def manned(self, count: int) -> None:
+        """Wait until so many workers say that they run."""
+        async with self.bus() as bus:
+            until = time.monotonic() + 30
+            while len(await bus.workers()) < count:
+                assert time.monotonic() < until, self.log_tail()
+                await asyncio.sleep(0.01)
+
+    async def works(self, process: subprocess.Popen[bytes], *, since: float = 0.0) -> None:
+        """Wait until a run of this worker has ended after `since`."""
+
+        def it_does() -> bool:
+            own = set(self.running_pids(process))
+            return any(e.kind == "END" and e.at > since and e.pid in own for e in self.ledger.entries())
+
+        await self.until(it_does, 30, "it works")
+
     def bus(self) -> Bus:
         """A bus on the same store, for looking; it declares nothing."""
         return Bus(self.url, declare=False)
@@ -106,7 +125,7 @@ class Rig:
         while not true():
             if time.monotonic() > until:
                 raise AssertionError(f"not within {timeout:g} s: {what}\n{self.log_tail()}")
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(_LOOK)
 
     async def more_ends(self, count: int) -> None:
         """Wait until so many more runs have ended."""
@@ -123,7 +142,7 @@ class Rig:
                     return time.monotonic() - began
                 if time.monotonic() - began > timeout:
                     raise AssertionError(f"not drained within {timeout:g} s: {dict(stats)}\n{self.log_tail()}")
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(_LOOK)
 
     async def verdict(self, **options: Any) -> Verdict:
         """Hold the ledger against the contract."""

@@ -1,19 +1,14 @@
-"""PostgreSQL does what the model says, by a clock that the test moves.
-
-A database of its own has another `clock_timestamp()` on its search path, before the server's.
-"""
+"""PostgreSQL does what the model says, by a clock that the test moves."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import count
-from urllib.parse import urlsplit
-from uuid import uuid4
 
-import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
+from postgres_hand import on_database, with_hand
 
 from postbus.address import Address, Settings
 from postbus.delivery import Ack
@@ -26,44 +21,22 @@ from postbus.transports.postgres import connect
 
 FEW = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.too_slow]}
 
-# A sequence, because what it holds is seen at once, in whatever transaction.
-HAND = """
-CREATE SCHEMA hand;
-CREATE SEQUENCE hand.micros;
-CREATE FUNCTION hand.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS
-    $$ SELECT to_timestamp(0) + last_value * interval '1 microsecond' FROM hand.micros $$;
-"""
-
 
 @pytest.fixture
 def by_hand(postgres_url: str) -> Iterator[Callable[[ManualClock], Transport]]:
     """Makes transports, each in a schema of its own, to which it is as late as the clock says."""
-    name = f"model_{uuid4().hex[:12]}"
-    url = urlsplit(postgres_url)._replace(path=f"/{name}").geturl()
-    with psycopg.connect(postgres_url, autocommit=True) as server:
-        server.execute(f"CREATE DATABASE {name}".encode())
-        server.execute(f"ALTER DATABASE {name} SET search_path = hand, pg_catalog".encode())
-        try:
-            with psycopg.connect(url, autocommit=True) as hand:
-                hand.execute(HAND)
-                yield _on(url, hand)
-        finally:
-            server.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
-
-
-def _on(url: str, hand: psycopg.Connection) -> Callable[[ManualClock], Transport]:
     numbers = count()
+    with with_hand(postgres_url) as hand:
+        url = on_database(postgres_url, hand.database)
 
-    def make(clock: ManualClock) -> Transport:
-        def move() -> None:
-            hand.execute("SELECT setval('hand.micros', %s)", (round(clock.time() * 1e6),))
+        def make(clock: ManualClock) -> Transport:
+            hand.follow(clock)
+            # An answer that comes late, on a machine that is busy, is another story than the one that is told here.
+            return connect(
+                Address.parse(f"{url}?timeout=60"), Settings(namespace=f"model-{next(numbers)}", clock=clock)
+            )
 
-        move()
-        clock.on_advance(move)
-        # An answer that comes late, on a machine that is busy, is another story than the one that is told here.
-        return connect(Address.parse(f"{url}?timeout=60"), Settings(namespace=f"model-{next(numbers)}", clock=clock))
-
-    return make
+        yield make
 
 
 @pytest.mark.timeout(180)

@@ -18,6 +18,7 @@ from postbus.delivery import Delivery
 from postbus.testing import ManualClock
 from postbus.transport import Renewer, WorkerInfo
 from postbus.transports.sqlite import SqliteTransport
+from postbus.transports.sqlite.liveness import Renewer as SqliteRenewer
 
 LEASE = 30.0
 WORKER = WorkerInfo(
@@ -86,6 +87,32 @@ async def test_leases_are_renewed_while_somebody_else_writes_for_long(
     hog.close()
     assert await suspects(far) == 0
     assert await settle(near, deliveries) == ["Settled"] * 3
+    renewer.close()
+
+
+async def test_a_renewer_holds_no_lock_while_it_stands_between_two_statements(
+    path: Path, near: SqliteTransport, clock: ManualClock
+) -> None:
+    """A subscriber may hold the interpreter there, for seconds: all other workers' leases would end with its own."""
+    deliveries = await taken(near)
+    renewer = near.renewer()
+    assert isinstance(renewer, SqliteRenewer)
+    assert not renewer.renew(deliveries, LEASE)
+    (sidecar,) = path.parent.glob("shop.db-workers-????????????")
+    elsewhere = sqlite3.connect(sidecar, timeout=0, isolation_level=None)
+    statements: list[str] = []
+
+    def about_to_run(statement: str) -> None:
+        elsewhere.execute("UPDATE postbus_worker SET lease = lease")  # when it is locked, nothing is noted
+        statements.append(statement)
+
+    renewer._sidecar.set_trace_callback(about_to_run)  # type: ignore[union-attr]
+    for late in (0.5, 2.0):
+        clock.advance(LEASE * late)
+        assert not renewer.renew(deliveries, LEASE)
+        renewer.beat(WORKER)
+    assert [statement.split()[0] for statement in statements] == ["UPDATE"] * 4 + ["INSERT"] + ["UPDATE"] * 2
+    elsewhere.close()
     renewer.close()
 
 

@@ -47,7 +47,11 @@ class Roll:
             "lease = CASE WHEN excluded.alive_until > alive_until THEN excluded.lease ELSE lease END, "
             "alive_until = max(alive_until, excluded.alive_until)"
         )
-        self.one = tables("SELECT lease, alive_until FROM {worker} WHERE owner = ?")
+        self.go_on = tables(
+            "UPDATE {worker} SET lease = CASE WHEN ?1 + ?2 > alive_until THEN ?2 ELSE lease END, "
+            "alive_until = max(alive_until, ?1 + ?2) "
+            "WHERE owner = ?3 AND alive_until > ?1 AND alive_until <= ?1 + lease + 1"
+        )
         self.alive = tables("SELECT owner, info FROM {worker} WHERE alive_until > ? AND alive_until <= ? + lease + 1")
         self.bury = tables("DELETE FROM {worker} WHERE alive_until <= ? OR alive_until > ? + lease + 1")
         self.leave = tables("UPDATE {worker} SET info = NULL WHERE owner = ?")
@@ -210,16 +214,12 @@ class Renewer:
         now = self._clock.monotonic()
 
         def act(sidecar: sqlite3.Connection) -> bool:
-            sidecar.execute("BEGIN IMMEDIATE")  # waits for a sweep that may be taking them
-            try:
-                row = sidecar.execute(self._roll.one, (owner,)).fetchone()
-                sidecar.execute(self._roll.extend, (owner, lease, now + lease))
-                sidecar.execute("COMMIT")
-            except BaseException:
-                if sidecar.in_transaction:
-                    sidecar.execute("ROLLBACK")
-                raise
-            return row is None or not 0 < row[1] - now <= row[0] + 1
+            # One statement, which waits for a sweep that may be taking them.  A transaction of several would hold the
+            # lock for as long as a subscriber holds the interpreter between two of them, and starve every other worker.
+            if sidecar.execute(self._roll.go_on, (now, lease, owner)).rowcount:
+                return False
+            sidecar.execute(self._roll.extend, (owner, lease, now + lease))
+            return True
 
         dead = self._patiently(act)
         self._liveness.beats[owner] = now + lease
