@@ -22,15 +22,17 @@ settings.register_profile(
 settings.load_profile("postbus")
 
 
+# What loads the machine with processes of its own runs in two lanes, whatever `JOBS` says: more of it side by side, and
+# leases of a second end because nobody came to renew them.
+_FIRST_LANE = {"test_workers.py", "test_relay.py", "test_store.py", "test_demo.py"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Spread what loads the machine among what mostly waits: side by side, they would starve each other."""
-    heavy = [item for item in items if item.path.parent.name == "faults"]
-    light = [item for item in items if item.path.parent.name != "faults"]
-    if heavy and light:
-        share = max(1, len(light) * 3 // (len(heavy) * 4))  # the last quarter has none, so that all end together
-        for place, item in enumerate(heavy):
-            light.insert(place * (share + 1), item)
-        items[:] = light
+    """Give each test that loads the machine its lane."""
+    for item in items:
+        if item.path.parent.name == "faults" or item.path.name in _FIRST_LANE:
+            lane = "first" if item.path.name in _FIRST_LANE else "second"
+            item.add_marker(pytest.mark.xdist_group(f"load, {lane} lane"))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A PostgreSQL whose time a test moves by hand: a database with another `clock_timestamp()` before the server's.
+"""A PostgreSQL whose time a test moves by hand: a database with other clocks before the server's.
 
 No lease ends there because a machine was busy, and nobody waits for one that should.
 """
@@ -22,6 +22,8 @@ CREATE SCHEMA hand;
 CREATE SEQUENCE hand.micros;
 CREATE FUNCTION hand.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS
     $$ SELECT to_timestamp(0) + last_value * interval '1 microsecond' FROM hand.micros $$;
+CREATE FUNCTION hand.statement_timestamp() RETURNS timestamptz LANGUAGE sql STABLE AS
+    $$ SELECT hand.clock_timestamp() $$;
 """
 
 

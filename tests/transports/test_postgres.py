@@ -58,7 +58,7 @@ class TestPostgres(TransportSuite):
 class TestByItsOwnClock(LeaseSuite):
     """As it is in production, where time is the server's."""
 
-    lease = 2.0
+    lease = 1.5
     patience = 6.0
 
     @pytest.fixture(autouse=True)

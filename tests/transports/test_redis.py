@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 
 import pytest
+from redis_halves import ByHand, ByItsOwnClock
 
-from postbus.address import Address, Settings
-from postbus.clock import SystemClock
-from postbus.testing.suite import TransportSuite
-from postbus.testing.suite_leases import LeaseSuite
-from postbus.transport import Transport
-from postbus.transports.redis import connect
 from redis_servers import OnPath, oldest
 from server_kinds import RedisKind
 from servers import own, shared
 
-__all__ = ["TestByItsOwnClock", "TestRedis"]
+__all__ = ["TestRedis", "TestRedisByItsOwnClock"]
 
 
 @pytest.fixture(
@@ -32,30 +26,13 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
             yield running.url
 
 
-class TestRedis(TransportSuite):
-    """By a clock that the tests move: no lease ends because a machine was busy."""
-
+class TestRedis(ByHand):
     @pytest.fixture(autouse=True)
     def _place(self, server: str) -> None:
         self.url = server
 
-    async def make(self, settings: Settings) -> Transport:
-        return connect(Address.parse(self.url), settings)
 
-
-class TestByItsOwnClock(LeaseSuite):
-    """As it is in production, where time is the server's."""
-
-    lease = 2.0
-    patience = 6.0
-
+class TestRedisByItsOwnClock(ByItsOwnClock):
     @pytest.fixture(autouse=True)
-    def _place(self, redis_url: str) -> None:
-        self.url = redis_url
-        self.clock = SystemClock()
-
-    async def make(self, settings: Settings) -> Transport:
-        return connect(Address.parse(self.url), settings)
-
-    async def elapse(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+    def _place(self, server: str) -> None:
+        self.url = server

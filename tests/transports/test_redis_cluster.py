@@ -8,15 +8,13 @@ from collections.abc import Iterator
 import pytest
 from redis.crc import key_slot
 from redis_ground import claim, declare, opened, sealed
+from redis_halves import ByHand, ByItsOwnClock
 
-from postbus.address import Address, Settings
 from postbus.delivery import Ack
-from postbus.testing.suite import TransportSuite
-from postbus.transport import Outgoing, Settled, Transport
-from postbus.transports.redis import connect
+from postbus.transport import Outgoing, Settled
 from redis_servers import Cluster, OldestNode, clustered, oldest
 
-__all__ = ["TestCluster"]
+__all__ = ["TestCluster", "TestClusterByItsOwnClock"]
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +24,17 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.mark.once
-class TestCluster(TransportSuite):
-    """By a clock that the tests move: no lease ends because a machine was busy."""
-
+class TestCluster(ByHand):
     @pytest.fixture(autouse=True)
     def _place(self, cluster: Cluster) -> None:
         self.url = cluster.url
 
-    async def make(self, settings: Settings) -> Transport:
-        return connect(Address.parse(self.url), settings)
+
+@pytest.mark.once
+class TestClusterByItsOwnClock(ByItsOwnClock):
+    @pytest.fixture(autouse=True)
+    def _place(self, cluster: Cluster) -> None:
+        self.url = cluster.url
 
 
 async def test_on_redis_6_2_a_bell_is_heard_through_the_whole_cluster() -> None:
