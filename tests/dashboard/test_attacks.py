@@ -12,7 +12,7 @@ from postbus import ConfigError
 from postbus.dashboard import Access, Account
 from postbus.dashboard.session import COOKIE, Logins
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("dashboard")]
+pytestmark = [pytest.mark.asyncio(loop_scope="session")]
 
 ADA = Account(name="ada", password="correct-horse-battery")
 

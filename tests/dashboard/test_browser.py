@@ -18,7 +18,7 @@ from postbus.dashboard import Access, Account
 
 # They share a loop, a browser and servers, and so a process.
 # A wait of a browser may take a minute on a busy machine, and says what it waited for when it ends by itself.
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("dashboard"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 
 PAGES = (
     "/", "/?span=day", "/topics", "/subscriptions", "/subscriptions/receipts", "/events", "/retries", "/dead",

@@ -22,7 +22,7 @@ from postbus.dashboard import ACTIONS, Access, Shown, app
 from postbus.dashboard.serving import Serving
 
 # They share a loop and servers, and so a process.
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("dashboard")]
+pytestmark = [pytest.mark.asyncio(loop_scope="session")]
 
 PAGES = (
     "/", "/topics", "/subscriptions", "/subscriptions/receipts", "/events", "/retries", "/dead", "/dead/letters",
