@@ -6,51 +6,30 @@ import asyncio
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Literal
-from uuid import UUID
 from weakref import WeakSet
 
 from ...address import Settings
 from ...clock import AdvancingClock
-from ...delivery import DeadLetter, Delivery, Outcome
-from ...envelope import Envelope
+from ...delivery import Delivery, Outcome
 from ...errors import Closed, ForkError, TransportFull
-from ...retrying import Retrying
 from ...transport import (
     Append,
     Claimed,
     Conflict,
-    DeadQuery,
-    EventQuery,
     Outgoing,
     Refused,
     Settle,
-    StoredEvent,
-    SubscriptionInfo,
     SubscriptionSpec,
-    SubscriptionStats,
     Traits,
     WorkerInfo,
 )
 from .bells import Bell, Caller, Crowd, Doorbell
-from .desk import (
-    abandon,
-    amend_letter,
-    dead_page,
-    discard_letters,
-    event_page,
-    hasten,
-    replay_letters,
-    retries_of,
-    seek_events,
-    stats_of,
-)  # fmt: skip
-from .recording import Memoirs
+from .inspection import Inspection
 from .store import DEDUP_WINDOW, Store
 
 __all__ = ["MemoryRenewer", "MemoryTransport"]
@@ -61,7 +40,7 @@ _PATIENCE = 0.9
 _LEASE = 30.0
 
 
-class MemoryTransport(Memoirs):
+class MemoryTransport(Inspection):
     """See `connect`.  Publishing is safe from any thread; so is everything else, under one short lock."""
 
     def __init__(self, settings: Settings, *, maxsize: int, objects: bool) -> None:
@@ -294,101 +273,6 @@ class MemoryTransport(Memoirs):
     def _leave_crowd(self, caller: Caller) -> None:
         with self._lock:
             self._crowd.leave(caller, self._maxsize - self._store.unfinished)
-
-    # -- the desk
-
-    async def ping(self) -> float:
-        """See `Inspectable.ping`."""
-        began = time.perf_counter()
-        with self._step():
-            return time.perf_counter() - began
-
-    async def subscriptions(self) -> Sequence[SubscriptionInfo]:
-        """See `Inspectable.subscriptions`."""
-        with self._step() as store:
-            return [store.queues[name].info for name in sorted(store.queues)]
-
-    async def stats(self, subscriptions: Collection[str] | None = None) -> Sequence[SubscriptionStats]:
-        """See `Inspectable.stats`."""
-        with self._step() as store:
-            names = sorted(store.queues if subscriptions is None else store.queues.keys() & set(subscriptions))
-            running = Counter(name for worker in self._living() for name in worker.subscriptions)
-            return [stats_of(store, store.queues[name], running[name]) for name in names]
-
-    async def workers(self) -> Sequence[WorkerInfo]:
-        """See `Inspectable.workers`."""
-        with self._step():
-            return self._living()
-
-    async def events(self, query: EventQuery, *, limit: int = 100, after: str | None = None) -> Sequence[StoredEvent]:
-        """See `Inspectable.events`."""
-        with self._step() as store:
-            return event_page(store, query, limit, after)
-
-    async def dead(
-        self, subscription: str | None, query: DeadQuery, *, limit: int = 100, after: UUID | None = None
-    ) -> Sequence[DeadLetter]:
-        """See `Inspectable.dead`."""
-        with self._step() as store:
-            queue = None if subscription is None else store.queue(subscription)
-            return dead_page(store, queue, query, limit, after)
-
-    async def replay(self, subscription: str, ids: Sequence[UUID]) -> int:
-        """See `Inspectable.replay`."""
-        with self._step() as store:
-            return replay_letters(store, store.queue(subscription), ids)
-
-    async def discard(self, subscription: str, ids: Sequence[UUID]) -> int:
-        """See `Inspectable.discard`."""
-        with self._step() as store:
-            return discard_letters(store, store.queue(subscription), ids)
-
-    async def amend(self, subscription: str, letter: UUID, envelope: Envelope) -> bool:
-        """See `Amending.amend`."""
-        with self._step() as store:
-            return amend_letter(store, store.queue(subscription), letter, envelope)
-
-    async def retrying(self, subscription: str, *, limit: int = 100, after: str | None = None) -> Sequence[Retrying]:
-        """See `Hastening.retrying`."""
-        with self._step() as store:
-            return retries_of(store, store.queue(subscription), limit, after)
-
-    async def hasten(self, subscription: str, places: Sequence[str]) -> int:
-        """See `Hastening.hasten`."""
-        with self._step() as store:
-            return hasten(store, store.queue(subscription), places)
-
-    async def abandon(self, subscription: str, places: Sequence[str]) -> int:
-        """See `Hastening.abandon`."""
-        with self._step() as store:
-            return abandon(store, store.queue(subscription), places)
-
-    async def pause(self, subscription: str) -> None:
-        """See `Inspectable.pause`."""
-        with self._step() as store:
-            store.queue(subscription).paused = True
-
-    async def resume(self, subscription: str) -> None:
-        """See `Inspectable.resume`."""
-        with self._step() as store:
-            queue = store.queue(subscription)
-            queue.paused = False
-            queue.ring()
-
-    async def rename(self, subscription: str, to: str) -> None:
-        """See `Inspectable.rename`."""
-        with self._step() as store:
-            store.rename(subscription, to)
-
-    async def retire(self, subscription: str) -> int:
-        """See `Inspectable.retire`."""
-        with self._step() as store:
-            return store.retire(subscription)
-
-    async def seek(self, subscription: str, to: datetime) -> int:
-        """See `Inspectable.seek`."""
-        with self._step() as store:
-            return seek_events(store, store.queue(subscription), to)
 
     # -- from a renewer's thread
 

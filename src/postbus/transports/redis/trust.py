@@ -47,8 +47,8 @@ def distrusted(error: BaseException, place: object) -> TransportError | None:
 def unexplained(error: BaseException, place: object) -> str:
     """What may be behind a secured connection that broke at its first question.
 
-    By TLS 1.3 a server looks at the client's certificate after the client is through, and its reason, which comes on the
-    way back, is often lost with the connection.
+    By TLS 1.3 a server looks at the client's certificate after the client is through, and its reason, which comes on
+    the way back, is often lost with the connection.
     """
     if str(place).startswith("rediss") and any(isinstance(cause, _BROKEN) for cause in _causes(error)):
         return ": if it wants to see a certificate, or another one, say ssl_certfile= and ssl_keyfile="
