@@ -28,9 +28,9 @@ settings.load_profile("postbus")
 # one worker: what loads the machine with processes of its own is not done more than twice at a time, or leases of a
 # second end because nobody came to renew them; and one browser is enough.
 _LANES = (
-    ("faults/test_workers.py", "faults/test_relay.py", "faults/test_store.py", "test_demo.py"),
+    ("faults/test_workers.py", "faults/test_relay.py", "faults/test_store.py"),
     ("faults/",),
-    ("dashboard/test_browser.py", "dashboard/test_pages.py", "dashboard/test_attacks.py"),
+    ("dashboard/test_browser.py", "dashboard/test_pages.py", "dashboard/test_attacks.py", "tests/test_demo.py"),
 )
 # What takes long begins early, so that all workers end together.
 _EARLY = ("cli/test_worker_command.py", "integrations/test_shops.py", "transports/test_postgres.py")
