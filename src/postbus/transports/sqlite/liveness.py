@@ -48,9 +48,8 @@ class Roll:
             "alive_until = max(alive_until, excluded.alive_until)"
         )
         self.go_on = tables(
-            "UPDATE {worker} SET lease = CASE WHEN ?1 + ?2 > alive_until THEN ?2 ELSE lease END, "
-            "alive_until = max(alive_until, ?1 + ?2) "
-            "WHERE owner = ?3 AND alive_until > ?1 AND alive_until <= ?1 + lease + 1"
+            "UPDATE {worker} SET lease = CASE WHEN ? > alive_until THEN ? ELSE lease END, "
+            "alive_until = max(alive_until, ?) WHERE owner = ? AND alive_until > ? AND alive_until <= ? + lease + 1"
         )
         self.alive = tables("SELECT owner, info FROM {worker} WHERE alive_until > ? AND alive_until <= ? + lease + 1")
         self.bury = tables("DELETE FROM {worker} WHERE alive_until <= ? OR alive_until > ? + lease + 1")
@@ -212,18 +211,19 @@ class Renewer:
     def _was_dead(self, owner: str, lease: float) -> bool:
         """Extend the owner's leases; whether they had ended before."""
         now = self._clock.monotonic()
+        until = now + lease
 
         def act(sidecar: sqlite3.Connection) -> bool:
             # One statement, which waits for a sweep that may be taking them.  A transaction of several would hold the
             # lock for as long as a subscriber holds the interpreter between two of them, and starve every other worker.
-            if sidecar.execute(self._roll.go_on, (now, lease, owner)).rowcount:
+            if sidecar.execute(self._roll.go_on, (until, lease, until, owner, now, now)).rowcount:
                 return False
-            sidecar.execute(self._roll.extend, (owner, lease, now + lease))
+            sidecar.execute(self._roll.extend, (owner, lease, until))
             return True
 
         dead = self._patiently(act)
-        self._liveness.beats[owner] = now + lease
-        self._liveness.until[owner] = max(now + lease, self._liveness.until.get(owner, now))
+        self._liveness.beats[owner] = until
+        self._liveness.until[owner] = max(until, self._liveness.until.get(owner, now))
         return dead
 
     def _lost(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
