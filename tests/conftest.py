@@ -32,8 +32,10 @@ _LANES = (
     ("faults/",),
     ("dashboard/test_browser.py", "dashboard/test_pages.py", "dashboard/test_attacks.py", "tests/test_demo.py"),
 )
+# Each test by itself: they take long, and share nothing.
+_APART = "cli/test_worker_command.py"
 # What takes long begins early, so that all workers end together.
-_EARLY = ("cli/test_worker_command.py", "integrations/test_shops.py", "transports/test_postgres.py")
+_EARLY = (_APART, "integrations/test_shops.py", "transports/test_postgres.py")
 
 
 class _Lanes(LoadScopeScheduling):
@@ -44,6 +46,8 @@ class _Lanes(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
+        if file.endswith(_APART):
+            return nodeid
         lane = _lane_of(file)
         return file if lane is None else f"lane {lane}"
 

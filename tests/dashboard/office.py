@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -149,7 +150,10 @@ async def ask(
     headers: Mapping[str, str] | None = None,
     form: Mapping[str, Any] | None = None,
 ) -> Answer:
-    """Ask as no browser would, with whatever headers; a form is sent as a page of the dashboard sends it."""
+    """Ask as no browser would, with whatever headers; a form is sent as a page of the dashboard sends it.
+
+    What is still under way is asked for until it has ended, as that page does.
+    """
     url = urlsplit((office if isinstance(office, str) else office.url) + path)
     given = {"Host": url.netloc}
     body = None
@@ -170,4 +174,8 @@ async def ask(
         finally:
             connection.close()
 
-    return await asyncio.to_thread(talk)
+    answer = await asyncio.to_thread(talk)
+    while running := re.search(r'id="task" hx-get="([^"]+)"', answer.text):
+        await asyncio.sleep(0.1)
+        answer = await ask(f"{url.scheme}://{url.netloc}", running[1], headers=headers)
+    return answer
