@@ -39,5 +39,8 @@ async def tab(browser: Browser, **options: Any) -> AsyncIterator[Page]:
     try:
         yield page
     finally:
+        # Only those who failed are shown it.
+        print(page.url, await page.evaluate("document.querySelector('#dialog')?.outerHTML"))  # noqa: T201
         await context.close()
-    assert [text for text in wrong if not any(word in text for word in _EXPECTED)] == []
+    unexpected = [text for text in wrong if not any(word in text for word in _EXPECTED)]
+    assert not unexpected, unexpected
