@@ -150,7 +150,7 @@ async def test_a_publish_ends_in_time_and_what_failed_for_good_never_comes(
             began = time.monotonic()
             with pytest.raises((PublishFailed, PublishUnknown)) as raised:
                 await shop.bus.publish(Happened(n))
-            assert time.monotonic() - began < 3 + 4, "at its timeout, or a little later on a busy machine"
+            assert time.monotonic() - began < 3 + 1
             if raised.type is PublishFailed:
                 failed.add(n)
         proxy.accept()

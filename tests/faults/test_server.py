@@ -97,7 +97,7 @@ async def test_a_server_that_stands_still_holds_nobody_up_for_long(
             lines, spent, began = torment.log_lines(), _cpu(processes), time.monotonic()
             with pytest.raises((PublishFailed, PublishUnknown)):
                 await bus.publish(RawEvent("rig.other.happened"))
-            assert time.monotonic() - began < 1.0 + 4, "it ends at its timeout, or a little later on a busy machine"
+            assert time.monotonic() - began < 2.0, "it ends at its timeout"
             await torment.until(lambda: time.monotonic() > began + 5, 10, "time passes")
             took = time.monotonic() - began
             assert _cpu(processes) - spent < 0.05 * took, "it does not spin"
