@@ -109,14 +109,18 @@ def writing_rows(task: Task) -> Measure:
 
 
 def in_threads(task: Task, write: Callable[[psycopg.Connection[Any], int], None]) -> Measure:
-    """Half of the writers, each in a thread with a connection of its own; they begin together."""
+    """Half of the writers, each in a thread with a connection of its own; they begin together.
+
+    `sync` is how many microseconds a flush of the log waits first, as on a disk that takes so long.
+    """
     threads = task.number("writers") // 2
+    settings = f"-c commit_siblings=1 -c commit_delay={task.number('sync')}" if "sync" in task.options else ""
     commits = task.events // threads // 2
     times: list[float] = []
     barrier = threading.Barrier(threads, lambda: times.append(time.monotonic()))
 
     def work() -> None:
-        with psycopg.connect(task.text("url")) as connection:
+        with psycopg.connect(task.text("url"), options=settings) as connection:
             write(connection, 0)
             connection.commit()
             barrier.wait()
