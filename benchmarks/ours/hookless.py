@@ -39,7 +39,7 @@ class _Without(ast.NodeTransformer):
         if not own or not isinstance(node.ctx, ast.Load):
             return node
         self.count += 1
-        return ast.copy_location(ast.Constant(()), node)
+        return ast.copy_location(ast.Tuple([], ast.Load()), node)
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         """A method of that name is none of them."""

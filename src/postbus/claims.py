@@ -90,7 +90,7 @@ class Claims:
                 self._spawn(self._claim(lane, room))
 
     async def feed_here(self, lane: Lane) -> None:
-        """As `feed`, for a caller whose transport answers at once."""
+        """As `feed`, for a caller who does it by himself."""
         if lane.rung and not lane.claiming and self._open():
             room = lane.room(time.monotonic())
             if room > 0:
@@ -115,7 +115,10 @@ class Claims:
             self._arm()
 
     async def _listen(self) -> None:
-        """The doorbell: says which lanes may have work."""
+        """The doorbell: says which lanes may have work.
+
+        Who hears it claims for the first of them by himself, a turn of the loop sooner, and another one listens on.
+        """
         names = tuple(self._lanes)
         pause = 0.0
         while True:
@@ -129,8 +132,15 @@ class Claims:
                 pause = min(max(2 * pause, _BACKOFF[0]), _BACKOFF[1])
                 await asyncio.sleep(pause)
                 continue
-            for name in rung:
-                self.ring(self._lanes[name])
+            lanes = [self._lanes[name] for name in rung]
+            for lane in lanes:
+                lane.rung = True
+            for lane in lanes[1:]:
+                self.feed(lane)
+            if lanes:
+                self._spawn(self._listen())
+                await self.feed_here(lanes[0])
+                return
 
     async def _poll(self) -> None:
         """Polling is the truth: a bell that was not heard costs at most this long."""

@@ -31,6 +31,10 @@ _UNDONE = ("OOM", "READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "NOPERM", "NORE
 
 _DUPLICATE = Duplicate()
 
+# The server writes to those it owes a reply in turn, the last one first.  With a reply owed to us before the script
+# rings, a worker that waits is told of the event before we are told that it is stored: two writes sooner.
+_OWED = (("PING",),)
+
 
 class Appending:
     """Stores events."""
@@ -73,7 +77,7 @@ class Appending:
             return None
         args = (state.version, "one", envelope.id_bytes, *_words((item,)))
         try:
-            reply = await self._line.run(APPEND, self._place(topic, own), args, patience=self._patience)
+            reply = await self._line.run(APPEND, self._place(topic, own), args, before=_OWED, patience=self._patience)
         except AnswerLost as error:
             return _unknown(f"{error}; it may be stored")
         except TransportError as error:

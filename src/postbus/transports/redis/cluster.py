@@ -47,9 +47,17 @@ class Cluster(Line):
                 raise reply
         return replies
 
-    async def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any], patience: float | None = None) -> Any:
+    async def run(
+        self,
+        script: Script,
+        keys: Sequence[Any],
+        args: Sequence[Any],
+        *,
+        before: Sequence[Command] = (),
+        patience: float | None = None,
+    ) -> Any:
         """See `Line.run`."""
-        (reply,) = await self.run_each((script, keys, args), patience=patience)
+        *_, reply = await self.run_each((script, keys, args), before=before, patience=patience)
         if isinstance(reply, TransportError):
             raise reply
         return reply

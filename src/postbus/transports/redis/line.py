@@ -176,10 +176,18 @@ class Line:
         """The reply of one command."""
         return said((await self.ask(command))[0], self.door)
 
-    async def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any], patience: float | None = None) -> Any:
-        """The reply of one script; `ResponseError` where it is one."""
+    async def run(
+        self,
+        script: Script,
+        keys: Sequence[Any],
+        args: Sequence[Any],
+        *,
+        before: Sequence[Command] = (),
+        patience: float | None = None,
+    ) -> Any:
+        """The reply of one script, sent behind commands whose replies nobody wants; `ResponseError` where it is one."""
         fitted, all_keys = self.fit(script, keys)
-        (reply,) = await self.ask(fitted.call(all_keys, args), patience=patience)
+        *_, reply = await self.ask(*before, fitted.call(all_keys, args), patience=patience)
         if isinstance(reply, NoScriptError):
             (reply,) = await self.run_each((script, keys, args), patience=patience)
         return reply

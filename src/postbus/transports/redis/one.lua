@@ -18,6 +18,14 @@ if ARGV[2] == 'one' then
     call('XADD', stream, '*', 'n', ARGV[4], 'k', ARGV[5], 'e', ARGV[6], 'd', due)
   end
   local kept = call('ZSCORE', KEYS[3], KEYS[5])
-  local rung = tonumber(c[2])
-  if kept and tonumber(kept) >= now + 660000 and rung and now - rung <= 10 and now >= rung then return '1' end
+  if kept and tonumber(kept) >= now + 660000 then
+    local rung = tonumber(c[2])
+    if not rung or now - rung > 10 or now < rung then
+      local tag = string.sub(stream, 1, -3)
+      local channel = PUBLISH == 'SPUBLISH' and tag or '{' .. string.match(tag, '^{(.-)/') .. '}'
+      call('HSET', topic, 'bell', now)
+      call(PUBLISH, channel .. ':bell', string.match(tag, '/(.*)}$'))
+    end
+    return '1'
+  end
 end
