@@ -2,7 +2,7 @@
 -- Returns how many were.
 CREATE FUNCTION postbus.replay(the_subscription integer, ids uuid[]) RETURNS bigint LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
     v_count bigint;
     v_lanes text[];
@@ -26,7 +26,7 @@ END $$;
 -- Delete dead letters; a key that one of them held goes on.  Returns how many were.
 CREATE FUNCTION postbus.discard(the_subscription integer, ids uuid[]) RETURNS bigint LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
     v_seqs bigint[];
     v_lanes text[];

@@ -33,7 +33,7 @@ END $$;
 CREATE FUNCTION postbus.ack(the_owner text, seqs bigint[], subscriptions integer[], fences bigint[])
 RETURNS integer[] LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
     v_now timestamptz;
     v_held integer[];
@@ -90,7 +90,7 @@ CREATE FUNCTION postbus.done(
     the_owner text, the_seq bigint, the_subscription integer, the_fence bigint, the_id uuid, is_repeated boolean
 ) RETURNS void LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
     v_public uuid;
     v_ordered boolean;
@@ -136,7 +136,7 @@ CREATE FUNCTION postbus.settle(
     afters double precision[], suspicions boolean[], failures text[], reasons text[]
 ) RETURNS integer[] LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
     v_now timestamptz;
     v_held integer[];
@@ -207,7 +207,7 @@ CREATE FUNCTION postbus.renew(
     owners text[], seqs bigint[], subscriptions integer[], fences bigint[], the_lease double precision
 ) RETURNS integer[] LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
     v_now timestamptz := clock_timestamp();
     v_held integer[];
