@@ -136,11 +136,13 @@ class Claiming:
         """What a look found, as its last row says."""
         ordered, first, took = state[3], state[2], state[9] / 1e6
         now = self._now()
-        seen = self._views.pop(subscription, _ALL)
+        seen = self._views.pop(subscription, None)
         if view is _ALL:
             if took <= _DEAR:
                 return
-            seen = seen._replace(until=now + took * _REST)
+            if seen is not None:  # else it was the first time, which may be chance: the server has other things to do
+                seen = seen._replace(until=now + took * _REST)
+        seen = seen or _ALL
         self._views[subscription] = seen if first is None else seen.moved(first, now, _LAG if ordered else 0.0)
 
     def _next_due(self, view: _View, wait: float | None) -> float | None:
