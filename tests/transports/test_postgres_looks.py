@@ -49,7 +49,7 @@ def as_if_dear(transport: PostgresTransport, first: Delivery) -> None:
     """The last look at all of it found this one first, after long."""
     claiming = transport._claiming
     seq = first.receipt.seq
-    claiming._views["receipts"] = _View(claiming._now() + 9 * DEAR, seq, seq, claiming._now())
+    claiming._views["receipts"] = _View(claiming._now() + 9 * DEAR, seq, seq, claiming._now(), dear=5)
 
 
 async def look_at_the_tables(transport: PostgresTransport) -> None:
@@ -92,6 +92,7 @@ async def test_what_is_done_is_not_walked_over_again(postgres_url: str) -> None:
 
 async def test_a_dear_look_is_not_repeated_at_once(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claiming, "_DEAR", 0.0)
+    monkeypatch.setattr(claiming, "_OFTEN", 2)
     monkeypatch.setattr(claiming, "_REST", 1e9)
     async with opened(postgres_url) as transport:
         await transport.append([sealed() for _ in range(3)])

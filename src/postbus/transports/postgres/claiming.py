@@ -19,9 +19,11 @@ __all__ = ["Claiming", "Receipt"]
 
 _UNKNOWN, _PAUSED = 0, 1
 _NOTHING = Claimed(())
-# Where a look at all of a subscription takes more seconds than this, somebody's open transaction keeps what is done
-# from being tidied away: then it is done again after a rest of so many times as long, and takes a tenth of the time.
+# Where a look at all of a subscription takes more seconds than this, so often that it is no chance, somebody's open
+# transaction keeps what is done from being tidied away: then it is done again after a rest of so many times as long,
+# and takes a tenth of the time.
 _DEAR = 0.001
+_OFTEN = 5
 _REST = 9.0
 # Of an ordered subscription, what becomes ready next follows what is leased, and may lie before the first that is ready
 # now: so many seconds are left for that.
@@ -49,13 +51,15 @@ class _Fate:
 class _View(NamedTuple):
     """Until when, on the monotonic clock, only what is ready from the delivery `first` on is looked at.
 
-    `newer` was the first at `since`, and is looked from when the lag has passed.
+    `newer` was the first at `since`, and is looked from when the lag has passed.  `dear` is how many looks at all of it
+    took long, one after the other.
     """
 
     until: float = 0.0
     first: int = 0
     newer: int = 0
     since: float = 0.0
+    dear: int = 0
 
     def moved(self, first: int, now: float, lag: float) -> _View:
         """The first that is ready is this one now."""
@@ -136,13 +140,13 @@ class Claiming:
         """What a look found, as its last row says."""
         ordered, first, took = state[3], state[2], state[9] / 1e6
         now = self._now()
-        seen = self._views.pop(subscription, None)
+        seen = self._views.pop(subscription, _ALL)
         if view is _ALL:
             if took <= _DEAR:
                 return
-            if seen is not None:  # else it was the first time, which may be chance: the server has other things to do
+            seen = seen._replace(dear=seen.dear + 1)
+            if seen.dear >= _OFTEN:
                 seen = seen._replace(until=now + took * _REST)
-        seen = seen or _ALL
         self._views[subscription] = seen if first is None else seen.moved(first, now, _LAG if ordered else 0.0)
 
     def _next_due(self, view: _View, wait: float | None) -> float | None:
