@@ -499,3 +499,18 @@ async def test_somebody_logs_in_and_out(page: Page) -> None:
         await page.goto(office.url + "/")
         await page.wait_for_url(office.url + "/login")
         await page.goto("about:blank")
+
+
+async def test_a_button_that_comes_by_itself_does_what_it_says(office: Office, page: Page) -> None:
+    await office.bus.dead.discard("receipts")
+    await office.bus.publish(OrderPlaced("o-edit", note="fail", password=""))
+    await until(lambda: _is(office.dead(), 1))
+    (letter,) = await office.bus.dead.list("receipts")
+    await page.goto(office.url + f"/dead/{letter.id}")
+    await ticked(page)
+    await office.bus.dead.amend(letter.id, {"order_id": "o-edit", "note": "fail again"})
+    for name, says in (("Edit and replay…", "Edit"), ("Discard…", "Discard"), ("Replay", "Replay")):
+        await button(page, name)
+        await expect(page.locator("#dialog h2")).to_contain_text(says)
+        await page.locator("#dialog [data-close]").first.click()
+        await expect(page.locator("#dialog")).to_be_hidden()

@@ -245,6 +245,25 @@ async def test_a_stream_sends_what_changes_and_ends_with_its_reader(memory_offic
     assert (await asyncio.to_thread(listen)).startswith("data: ")
 
 
+async def test_a_stream_shows_nothing_older_than_the_page_that_asks_for_it(memory_office: Office) -> None:
+    url = urlsplit(memory_office.url)
+
+    def first() -> str:
+        """The first message of a stream."""
+        connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=20)
+        connection.request("GET", "/dead/letters?sub=receipts&live=60")
+        lines = iter(connection.getresponse().readline, b"\r\n")
+        said = b"".join(lines).decode()
+        connection.close()
+        return said
+
+    for _ in range(3):  # at one of these times no look at the bus lies between the two
+        (letter,) = await memory_office.bury(1)
+        assert str(letter) in await asyncio.to_thread(first)
+        await memory_office.bus.dead.discard("receipts")
+        assert str(letter) not in await asyncio.to_thread(first)
+
+
 async def test_what_the_embedding_program_hides_is_hidden_everywhere() -> None:
     def redact(shown: Shown) -> Shown:
         return replace(shown, payload={**shown.payload, "note": "hidden"} if shown.payload else shown.payload)

@@ -32,6 +32,14 @@ class Drawn(NamedTuple):
     message: bytes
 
 
+class _Made(NamedTuple):
+    """What was made of a page: at which look at the bus, begun when, and what."""
+
+    number: int
+    began: float
+    drawn: asyncio.Future[Drawn]
+
+
 class Render:
     """The templates of one dashboard, with what was made of them for this moment."""
 
@@ -40,7 +48,7 @@ class Render:
         self._env = environment()
         self._env.globals |= {"menu": [page for page in pages if page.jump], "leaves": leaves, "version": __version__}
         self._desk = desk
-        self._made: dict[tuple[object, ...], tuple[int, asyncio.Future[Drawn]]] = {}
+        self._made: dict[tuple[object, ...], _Made] = {}
 
     def text(self, template: str, visit: Visit, **values: Any) -> str:
         """One template."""
@@ -50,16 +58,19 @@ class Render:
         """The whole page."""
         return self.text(page.template, visit, page=page, **await page.view(visit))
 
-    async def live(self, page: Page, visit: Visit) -> Drawn:
-        """The part of the page that changes; made once for all who look at it now."""
+    async def live(self, page: Page, visit: Visit, since: float) -> Drawn:
+        """The part of the page that changes; made once for all who look at it now.
+
+        Whoever looks since a moment on the monotonic clock has seen the page as it was then: nothing older is shown.
+        """
         key = (page.path, str(visit.request.url.remove_query_params("live")), visit.rights.actions)
-        number, made = self._made.get(key, (-1, None))
-        if made is None or number != visit.snapshot.number:
-            made = asyncio.ensure_future(self._block(page, visit))
-            self._made[key] = (visit.snapshot.number, made)
+        made = self._made.get(key)
+        if made is None or made.number != visit.snapshot.number or made.began < since:
+            made = _Made(visit.snapshot.number, time.monotonic(), asyncio.ensure_future(self._block(page, visit)))
+            self._made[key] = made
             while len(self._made) > _KEPT:
                 del self._made[next(iter(self._made))]
-        return await asyncio.shield(made)
+        return await asyncio.shield(made.drawn)
 
     async def _block(self, page: Page, visit: Visit) -> Drawn:
         view = await page.view(visit)

@@ -169,7 +169,7 @@ class Server:
         try:
             with self._desk.pulse.watched(pause):
                 sent, number = "", -1  # at once: whoever comes back to a tab has not seen anything for long
-                at = float("-inf")
+                at, began = float("-inf"), time.monotonic()
                 while True:
                     snapshot = await self._desk.pulse.after(number)
                     number = snapshot.number
@@ -182,16 +182,16 @@ class Server:
                     if rights is None or rights.actions != visit.rights.actions:
                         return  # the session ended, or means something else by now
                     current = Visit(desk=self._desk, request=visit.request, rights=rights, snapshot=snapshot)
-                    found = await self._changed(page, current)
+                    found = await self._changed(page, current, began)
                     if found.news != sent:
                         sent = found.news
                         yield found.message
         finally:
             self._streams -= 1
 
-    async def _changed(self, page: Page, visit: Visit) -> Drawn:
+    async def _changed(self, page: Page, visit: Visit, since: float) -> Drawn:
         try:
-            return await self._render.live(page, visit)
+            return await self._render.live(page, visit, since)
         except NoSuchPage as error:
             said = self._render.text("said.html", visit, title="It is gone", text=str(error), good=True)
         except PostbusError as error:
