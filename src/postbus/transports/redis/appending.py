@@ -32,7 +32,7 @@ _UNDONE = ("OOM", "READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "NOPERM", "NORE
 _DUPLICATE = Duplicate()
 
 # The server writes to those it owes a reply in turn, the last one first.  With a reply owed to us before the script
-# rings, a worker that waits is told of the event before we are told that it is stored: two writes sooner.
+# rings, a worker that waits is told of the event before we are told that it is stored: a write sooner.
 _OWED = (("PING",),)
 
 
